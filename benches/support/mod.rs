@@ -1,0 +1,50 @@
+//! What the benches share: the usual answer, and a sample upstream that gives it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// The documented answer with one integration and a prompt of usual length: about 1.3 kB.
+pub(crate) fn answer() -> Bytes {
+    let mask = format!("cal_{}", "*".repeat(16));
+    let prompt = "Be kind and brief, and offer the next free hour. ".repeat(16);
+    Bytes::from(format!(
+        r#"{{"data":[{{"id":"5f0c1b9e-7d0a-4a53-9f0e-2b1f5d3c8a11","botId":null,"unitId":"unit-1","title":"Calcom","calcomUsername":"team","apiKey":"{mask}","isActive":true,"isTokenMasked":true,"timezone":"America/Sao_Paulo","prompt":"{prompt}","checkAvailabilityEnabled":true,"createBookingEnabled":true,"defaultEventTypeId":5470074,"defaultEventTypeSlug":"30min","createdAt":"2025-01-02 03:04:05.678901","updatedAt":"2025-01-02 03:04:05.678"}}]}}"#
+    ))
+}
+
+/// A server that gives `body` to everything, with no work at all: the bare hyper that hits are
+/// compared with, and the upstream of the benches.
+pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        stream.set_nodelay(true).ok();
+        let body = body.clone();
+        #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
+        tokio::spawn(async move {
+            let service = service_fn(move |_request: Request<Incoming>| {
+                let mut response = Response::new(Full::new(body.clone()));
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(CONTENT_TYPE, json);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+        });
+    }
+}
+
+/// A listener on a free port of loopback.
+pub(crate) async fn loopback() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    (listener, address)
+}

@@ -1,0 +1,119 @@
+//! The operators' port: `/metrics`, `/healthz` and `/readyz`.
+//!
+//! *Invariants*
+//! 1. It changes nothing and proxies nothing; what it shows comes from read-only [`Probes`].
+//! 2. It answers while the data port is saturated: a thread, a runtime and a listener of its own.
+//! 3. `/healthz` and `/readyz` never depend on the upstream; its state is a detail in `/readyz`' body.
+//!
+//! *Why not a route of the data port:* what waits behind 10,000 connections can't say that they are there.
+
+mod healthcheck;
+mod probes;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
+
+use crate::telemetry::Telemetry;
+
+pub use healthcheck::{Unhealthy, healthcheck};
+pub use probes::{Probes, Readiness};
+pub use server::{Running, start};
+
+/// What answers on the operators' port.
+#[derive(Debug)]
+pub struct Admin {
+    telemetry: Arc<Telemetry>,
+    probes: Probes,
+}
+
+impl Admin {
+    /// Answers from `telemetry` and `probes`.
+    pub fn new(telemetry: Arc<Telemetry>, probes: Probes) -> Self {
+        Self { telemetry, probes }
+    }
+
+    /// The answer to a request. That to HEAD has the body of GET's, which the connection leaves out.
+    pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if !PATHS.contains(&path) {
+            return reply(StatusCode::NOT_FOUND, PROBLEM, NOT_FOUND);
+        }
+        if *method != Method::GET && *method != Method::HEAD {
+            let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, PROBLEM, NOT_ALLOWED);
+            // RFC 9110 §15.5.6 requires it.
+            refusal
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refusal;
+        }
+        match path {
+            "/metrics" => self.metrics(),
+            "/readyz" => self.ready(),
+            "/healthz" => reply(StatusCode::OK, TEXT, "ok\n"),
+            _ => reply(StatusCode::OK, TEXT, INDEX),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        self.probes.measure(&self.telemetry.metrics);
+        reply(StatusCode::OK, EXPOSITION, self.telemetry.scrape())
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let readiness = (self.probes.readiness)();
+        let status = if readiness.is_ready() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        reply(status, JSON, readiness.json())
+    }
+}
+
+fn reply(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// What there is.
+const PATHS: [&str; 4] = ["/", "/metrics", "/healthz", "/readyz"];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+/// Prometheus' text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const INDEX: &str = "\
+unitgate, the operators' port
+
+/metrics  Prometheus text format
+/healthz  200 while the process answers; for liveness
+/readyz   200, or 503 before listening, while draining, or with a broken masker; for readiness
+";
+
+const NOT_FOUND: &str = concat!(
+    r#"{"type":"about:blank","title":"Not Found","status":404,"code":"no_endpoint","#,
+    r#""detail":"GET / lists what this port serves."}"#
+);
+
+const NOT_ALLOWED: &str = concat!(
+    r#"{"type":"about:blank","title":"Method Not Allowed","status":405,"code":"method_not_allowed","#,
+    r#""detail":"This port only shows; use GET or HEAD."}"#
+);

@@ -1,0 +1,124 @@
+//! The thread, runtime and listener of the operators' port.
+//!
+//! *Invariants*
+//! 1. A taken port is an error of [`start`], not of a thread that nobody watches.
+//! 2. Connections are few and end: idle ones after [`IDLE`], all after [`OLDEST`].
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::admin::Admin;
+
+/// The operators' port, open until this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    // Dropping the sender ends the server; the thread is not joined, a last reply may be under way.
+    _stop: oneshot::Sender<Infallible>,
+    _thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Where it listens; tells the port where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Opens the operators' port on `address`.
+///
+/// # Errors
+/// The address can't be listened on, or the machine refuses a thread.
+pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("unitgate-admin".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, Arc::new(admin)) => {}
+                    // It is never sent anything: this resolves when the sender is dropped.
+                    _ = stopped => {}
+                }
+            });
+        })?;
+    Ok(Running {
+        address,
+        _stop: stop,
+        _thread: thread,
+    })
+}
+
+async fn accept(listener: tokio::net::TcpListener, admin: Arc<Admin>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.len() >= MOST {
+            connections.join_next().await;
+        }
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, Arc::clone(&admin)));
+                }
+                // Out of descriptors, most likely: don't spin until one is free.
+                Err(_) => sleep(PAUSE).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves one connection; how it ended interests nobody.
+async fn serve(stream: TcpStream, admin: Arc<Admin>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let reply = admin.answer(request.method(), request.uri().path());
+        async move { Ok::<Response<Full<Bytes>>, Infallible>(reply) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    if let Err(_old) = timeout(OLDEST, connection.as_mut()).await {
+        connection.as_mut().graceful_shutdown();
+        drop(timeout(IDLE, connection).await);
+    }
+}
+
+/// Most connections at once; further ones wait in the kernel's backlog.
+const MOST: usize = 64;
+
+/// Longest time until the next head is complete.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Age at which a connection is asked to end.
+const OLDEST: Duration = Duration::from_mins(1);
+
+/// Rest after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,263 @@
+//! [`CacheKey`] and [`Stored`]: what an answer is filed under, and what is filed.
+//!
+//! *Invariants*
+//! 1. A key is (caller or open, route, canonical target byte for byte), and there is no other key:
+//!    different requests never share one, flights use the same.
+//! 2. A stored response knows its owner again, so that the reply can check once more whom it goes to.
+//! 3. Only [`Masked`] bytes can be stored.
+//! 4. Nothing stored points into a connection's read buffer: fields and body are copies of their own size.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::generation::Stamp;
+use super::policy::{Freshness, Life, Validators, Variant};
+use crate::caller::CallerId;
+use crate::clock::Now;
+use crate::mask::{Facts, Masked};
+
+/// What an answer is filed under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey {
+    owner: Owner,
+    route: u16,
+    target: Box<str>,
+}
+
+impl CacheKey {
+    /// The key of a canonical target.
+    pub fn new(owner: Owner, route: u16, target: &str) -> Self {
+        Self { owner, route, target: target.into() }
+    }
+
+    /// Whose answer it is.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The canonical target.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The same key, borrowed.
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { owner: self.owner, route: self.route, target: &self.target }
+    }
+
+    /// Memory it takes beyond its own struct, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.target.len()
+    }
+}
+
+/// A key that borrows its target: looks up without allocating.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRef<'a> {
+    /// Whose answer is looked for.
+    pub owner: Owner,
+    /// The route's index.
+    pub route: u16,
+    /// The canonical target.
+    pub target: &'a str,
+}
+
+impl KeyRef<'_> {
+    /// The key with a target of its own.
+    pub fn to_key(&self) -> CacheKey {
+        CacheKey::new(self.owner, self.route, self.target)
+    }
+}
+
+impl Hash for KeyRef<'_> {
+    /// The same bytes in the same order as the derived hash of [`CacheKey`].
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.owner.hash(state);
+        self.route.hash(state);
+        self.target.hash(state);
+    }
+}
+
+impl equivalent::Equivalent<CacheKey> for KeyRef<'_> {
+    fn equivalent(&self, key: &CacheKey) -> bool {
+        self.owner == key.owner && self.route == key.route && *self.target == *key.target
+    }
+}
+
+/// Whose answers a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// One caller's, run as that caller's private cache.
+    Caller(CallerId),
+    /// Everyone's: an open route.
+    Open,
+}
+
+/// A stored response (RFC 9111 §3), or one that just landed and is on its way to its readers.
+#[derive(Debug)]
+pub struct Stored {
+    /// Who may read it.
+    pub owner: Owner,
+    /// Its status.
+    pub status: StatusCode,
+    /// The fields that every reply from it carries.
+    pub fields: Fields,
+    /// Fields of the upstream that rule its reuse and are not among `fields`: what a 304 is merged with.
+    pub hidden: Fields,
+    /// Its body.
+    pub body: Masked,
+    /// The validator that clients see: our own over the masked bytes, or the upstream's on an open
+    /// route that passes bodies verbatim.
+    pub etag: Option<HeaderValue>,
+    /// The upstream's validators: used to revalidate, never sent to a client of a token route.
+    pub validators: Validators,
+    /// The request fields it depends on (RFC 9111 §4.1).
+    pub variant: Variant,
+    /// What the masker saw.
+    pub facts: Facts,
+    /// How long it lives.
+    pub life: Life,
+    /// When its head arrived.
+    pub received: Now,
+    /// The second clock: until when the upstream's word is good that this token may read it.
+    pub authorised_until: Now,
+    /// When the token says that it ends (a JWT's `exp`), since the Unix epoch: nothing outlives it.
+    pub token_expires: Option<Duration>,
+    /// The configuration that made it; under another one it is a miss.
+    pub made_under: u64,
+    /// The generations it belongs to.
+    pub stamp: Stamp,
+}
+
+impl Stored {
+    /// RFC 9111 §4.2.3 `current_age`.
+    pub fn age(&self, now: &Now) -> Duration {
+        self.life.initial_age.saturating_add(now.since(&self.received))
+    }
+
+    /// What its age and its authorisation allow at `now`.
+    pub fn freshness(&self, now: &Now) -> Freshness {
+        let freshness = self.life.freshness(self.age(now));
+        let authorised = now.mono <= self.authorised_until.mono && now.wall <= self.authorised_until.wall;
+        match freshness {
+            Freshness::Fresh | Freshness::StaleWhileRevalidate if !authorised => {
+                if self.life.stale_if_error_allows(self.age(now)) {
+                    Freshness::StaleIfError
+                } else {
+                    Freshness::Expired
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the token that paid for it has ended: nothing may be served from it any more.
+    pub fn token_ended(&self, now: &Now) -> bool {
+        self.token_expires.is_some_and(|end| now.wall >= end)
+    }
+
+    /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
+    pub fn can_be_revalidated(&self, now: &Now) -> bool {
+        self.validators.any() && self.age(now) <= self.life.last_use()
+    }
+
+    /// Memory it takes, in bytes: body, fields and bookkeeping.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.body.len()
+            + self.fields.bytes()
+            + self.hidden.bytes()
+            + self.variant.size()
+            + self.stamp.bytes()
+            + self.facts.units.len() * UNIT_FACT_BYTES
+    }
+}
+
+/// The fields of a stored response, in order, repeated ones kept (RFC 9110 §5.3); a third of the size of
+/// a `HeaderMap`.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Arc<[(HeaderName, HeaderValue)]>);
+
+impl Fields {
+    /// Copies `fields` out of whatever buffer they were parsed from.
+    pub fn copied(fields: &HeaderMap) -> Self {
+        Self(fields.iter().map(|(name, value)| (name.clone(), detached(value))).collect())
+    }
+
+    /// How many lines.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All fields in order.
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.0.iter()
+    }
+
+    /// As a map, for rules that need one.
+    pub fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.0.len());
+        for (name, value) in self.iter() {
+            map.append(name.clone(), value.clone());
+        }
+        map
+    }
+
+    /// Memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let values: usize = self.iter().map(|(_, value)| value.len()).sum();
+        values + self.0.len() * size_of::<(HeaderName, HeaderValue)>()
+    }
+}
+
+/// The same value in memory of its own: a parsed one shares its connection's whole read buffer.
+pub fn detached(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_impossible| value.clone())
+}
+
+/// A unit id of usual length with its place in the list.
+const UNIT_FACT_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use equivalent::Equivalent;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner(byte: Option<u8>) -> Owner {
+        byte.map_or(Owner::Open, |byte| Owner::Caller(CallerId::from_bytes([byte; 32])))
+    }
+
+    proptest! {
+        #[test]
+        fn two_requests_share_a_key_only_if_they_are_the_same(
+            a in (proptest::option::of(0_u8..2), 0_u16..2, "[a-b/?=%]{0,3}"),
+            b in (proptest::option::of(0_u8..2), 0_u16..2, "[a-b/?=%]{0,3}"),
+        ) {
+            let borrowed = KeyRef { owner: owner(a.0), route: a.1, target: &a.2 };
+            let key = CacheKey::new(owner(b.0), b.1, &b.2);
+            prop_assert_eq!(borrowed.equivalent(&key), a == b);
+            prop_assert_eq!(borrowed.to_key() == key, a == b);
+        }
+
+        #[test]
+        fn a_borrowed_key_hashes_like_the_key_it_stands_for(
+            byte in proptest::option::of(any::<u8>()), route: u16, target: String,
+        ) {
+            let borrowed = KeyRef { owner: owner(byte), route, target: &target };
+            let state = RandomState::new();
+            prop_assert_eq!(state.hash_one(borrowed), state.hash_one(borrowed.to_key()));
+        }
+    }
+}

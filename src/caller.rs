@@ -1,0 +1,292 @@
+//! Who asks: `Authorization: Bearer …` → [`Caller`], a token to spend and a digest to be known by.
+//!
+//! *Invariants*
+//! 1. A token can be shown by nothing: no `Display`, no `Serialize`, no `Hash`; `Debug` prints `Token(…)`,
+//!    and its field value is marked sensitive.
+//! 2. A caller is told apart by a keyed 32-byte digest. Never by a short or unkeyed hash: two tokens that
+//!    collide would share a cache.
+//! 3. Equal tokens are one caller however their field was spelled (`bearer`, more spaces): the digest is
+//!    over the token alone, and so is what goes upstream.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use std::time::Duration;
+
+/// An identified caller: the token it may spend, and the digest it is known by.
+#[derive(Debug)]
+pub struct Caller {
+    /// Known everywhere by this.
+    pub id: CallerId,
+    /// Spent on the exchange, or moved into the flight it began.
+    pub token: Token,
+}
+
+/// Digest key of the process, or of the fleet when it comes from a file.
+#[derive(Clone)]
+pub struct Callers {
+    key: [u8; 32],
+}
+
+impl Callers {
+    /// A key of this process alone: fingerprints change with every start.
+    ///
+    /// # Errors
+    /// If the operating system has no entropy to give.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        Ok(Self { key })
+    }
+
+    /// A key from a file's bytes, so that fingerprints outlive restarts.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        Self { key: blake3::derive_key("unitgate 2026 caller digest key", secret) }
+    }
+
+    /// Identifies the caller of a request (RFC 6750 §2.1).
+    ///
+    /// # Errors
+    /// What was wrong with its `Authorization`, never what was in it.
+    pub fn identify(&self, fields: &HeaderMap) -> Result<Caller, CallerError> {
+        let mut values = fields.get_all(AUTHORIZATION).iter();
+        let value = values.next().ok_or(CallerError::Missing)?;
+        if values.next().is_some() {
+            return Err(CallerError::Repeated);
+        }
+        let token = Token::parse(value)?;
+        Ok(Caller { id: self.digest(token.bytes()), token })
+    }
+
+    /// A keyed digest of anything else that a log should match but not show.
+    pub fn fingerprint_of(&self, bytes: &[u8]) -> [u8; 12] {
+        self.digest(bytes).fingerprint()
+    }
+
+    fn digest(&self, bytes: &[u8]) -> CallerId {
+        CallerId(*blake3::keyed_hash(&self.key, bytes).as_bytes())
+    }
+}
+
+impl fmt::Debug for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callers(…)")
+    }
+}
+
+/// The keyed digest of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallerId([u8; 32]);
+
+impl CallerId {
+    /// The whole digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 12 hex digits: what logs show.
+    pub fn fingerprint(&self) -> [u8; 12] {
+        let mut hex = [b'0'; 12];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        }
+        hex
+    }
+
+    /// A made-up digest for tests of what only needs callers to differ.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for CallerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallerId({})", String::from_utf8_lossy(&self.fingerprint()))
+    }
+}
+
+/// A bearer token as the field value that goes upstream; dies with the exchange or flight it pays for.
+#[derive(Clone)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// The token in an `Authorization` field: RFC 6750's `b64token`, 1 to [`Token::MAX`] characters.
+    ///
+    /// # Errors
+    /// [`CallerError::Malformed`] for another scheme or other characters, [`CallerError::TooLong`].
+    pub fn parse(value: &HeaderValue) -> Result<Self, CallerError> {
+        let bytes = value.as_bytes();
+        let (scheme, rest) = bytes.split_at_checked(SCHEME.len()).ok_or(CallerError::Malformed)?;
+        if !scheme.eq_ignore_ascii_case(SCHEME) || rest.first() != Some(&b' ') {
+            return Err(CallerError::Malformed);
+        }
+        let token = rest.trim_ascii();
+        if token.len() > Self::MAX {
+            return Err(CallerError::TooLong);
+        }
+        if !is_b64token(token) {
+            return Err(CallerError::Malformed);
+        }
+        let canonical = scheme == SCHEME && rest.len() == token.len() + 1;
+        let mut value = if canonical { value.clone() } else { bearer(token)? };
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// Most characters of a token.
+    pub const MAX: usize = 7_000;
+
+    /// The `Authorization` field that spends it.
+    pub fn authorization(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    /// When a token that is a JWT says that it ends (RFC 7519 §4.1.4), since the Unix epoch.
+    ///
+    /// Read, not verified: whoever forges it can only shorten how long an answer is reused.
+    pub fn expires(&self) -> Option<Duration> {
+        let mut parts = self.bytes().split(|byte| *byte == b'.');
+        let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+        let exp = claims.get("exp")?.as_f64()?;
+        Some(Duration::try_from_secs_f64(exp.max(0.0)).unwrap_or(Duration::MAX))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.as_bytes().get(SCHEME.len() + 1..).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Why nobody could be identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallerError {
+    /// No `Authorization` field.
+    #[error("the request carries no Authorization field")]
+    Missing,
+    /// Not `Bearer` and a `b64token`.
+    #[error("the Authorization field is not of the form 'Bearer TOKEN'")]
+    Malformed,
+    /// More than one `Authorization` field.
+    #[error("the request carries more than one Authorization field")]
+    Repeated,
+    /// Longer than [`Token::MAX`].
+    #[error("the bearer token is longer than 7000 characters")]
+    TooLong,
+}
+
+fn bearer(token: &[u8]) -> Result<HeaderValue, CallerError> {
+    HeaderValue::from_bytes(&[SCHEME, b" ", token].concat()).map_err(|_invalid| CallerError::Malformed)
+}
+
+/// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn is_b64token(token: &[u8]) -> bool {
+    let body = token.iter().position(|byte| *byte == b'=').unwrap_or(token.len());
+    let (body, padding) = token.split_at(body);
+    !body.is_empty()
+        && body.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte))
+        && padding.iter().all(|byte| *byte == b'=')
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+}
+
+const SCHEME: &[u8] = b"Bearer";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identify(value: &str) -> Result<Caller, CallerError> {
+        let mut fields = HeaderMap::new();
+        fields.insert(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        Callers::from_secret(b"of a test").identify(&fields)
+    }
+
+    #[test]
+    fn without_authorization_nobody_is_identified() {
+        let error = Callers::from_secret(b"x").identify(&HeaderMap::new()).unwrap_err();
+        assert_eq!(error, CallerError::Missing);
+    }
+
+    #[test]
+    fn two_authorization_fields_are_refused_even_when_equal() {
+        let mut fields = HeaderMap::new();
+        fields.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        fields.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        let error = Callers::from_secret(b"x").identify(&fields).unwrap_err();
+        assert_eq!(error, CallerError::Repeated);
+    }
+
+    #[test]
+    fn only_a_b64token_is_a_token() {
+        for bad in ["", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "Bearer a,b", "Bearer =", "Bearer a=b",
+            "Bearer a\u{e9}", "Bearera", "Bearer\ta"] {
+            assert_eq!(identify(bad).unwrap_err(), CallerError::Malformed, "{bad}");
+        }
+        for good in ["Bearer a", "bearer a", "BEARER   a", "Bearer aZ09-._~+/==", "Bearer a "] {
+            assert!(identify(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_7000_characters_is_taken_and_one_more_is_not() {
+        assert!(identify(&format!("Bearer {}", "a".repeat(7_000))).is_ok());
+        let error = identify(&format!("Bearer {}", "a".repeat(7_001))).unwrap_err();
+        assert_eq!(error, CallerError::TooLong);
+    }
+
+    #[test]
+    fn a_caller_is_its_token_however_the_field_was_spelled() {
+        let plain = identify("Bearer abc").unwrap();
+        let spelled = identify("bEARER   abc ").unwrap();
+        assert_eq!(plain.id, spelled.id);
+        assert_eq!(spelled.token.authorization(), "Bearer abc");
+        assert_ne!(plain.id, identify("Bearer abd").unwrap().id);
+    }
+
+    #[test]
+    fn another_key_makes_another_digest() {
+        let mut fields = HeaderMap::new();
+        fields.insert(AUTHORIZATION, HeaderValue::from_static("Bearer abc"));
+        let a = Callers::from_secret(b"a").identify(&fields).unwrap();
+        let b = Callers::from_secret(b"b").identify(&fields).unwrap();
+        assert_ne!(a.id, b.id);
+    }
+
+    #[test]
+    fn nothing_prints_a_token() {
+        let caller = identify("Bearer very-secret").unwrap();
+        let shown = format!("{caller:?} {:?} {:?}", caller.token, caller.token.authorization());
+        assert!(!shown.contains("very-secret"), "{shown}");
+    }
+
+    #[test]
+    fn the_end_of_a_jwt_is_read_and_nothing_else_is_believed() {
+        let jwt = |claims: &str| {
+            let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+            identify(&format!("Bearer {token}")).unwrap().token.expires()
+        };
+        assert_eq!(jwt(r#"{"exp":1700000000}"#), Some(Duration::from_secs(1_700_000_000)));
+        assert_eq!(jwt(r#"{"exp":1.5}"#), Some(Duration::from_millis(1_500)));
+        assert_eq!(jwt(r#"{"exp":-5}"#), Some(Duration::ZERO));
+        assert_eq!(jwt(r#"{"exp":1e300}"#), Some(Duration::MAX));
+        assert_eq!(jwt(r#"{"exp":"soon"}"#), None);
+        assert_eq!(jwt("not json"), None);
+        assert_eq!(identify("Bearer opaque").unwrap().token.expires(), None);
+        assert_eq!(identify("Bearer a.b.c.d").unwrap().token.expires(), None);
+    }
+}

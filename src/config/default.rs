@@ -1,0 +1,231 @@
+//! The shipped values. `config.toml` says each with its reason; a test holds the two equal.
+//!
+//! *Why not* parse the shipped file at start: a missing key takes its value from here while another
+//! file is read, and a mistake in the shipped one would be found by a user instead of a test.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http::{Method, Uri};
+
+use super::{
+    AccessLog, Admin, Cache, CachePolicy, Caller, CallerMode, Config, ForwardMode, Invalidates,
+    Lane, Level, Limits, Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route,
+    Secrets, SecretsMode, Shutdown, Upstream,
+};
+
+impl Default for Config {
+    fn default() -> Self {
+        let cache = Cache::default();
+        Self {
+            listen: Listen::default(),
+            admin: Admin::default(),
+            caller: Caller::default(),
+            secrets: Secrets::default(),
+            limits: Limits::default(),
+            upstream: Upstream::default(),
+            upstreams: upstreams(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+            routes: routes(&cache.policy),
+            cache,
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: vec![
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
+            ],
+            via: None,
+            connections: 10_000,
+            head_size: 32 * KIB,
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            body: Duration::from_secs(10),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            max_bytes: 64 << 20,
+            policy: CachePolicy::default(),
+        }
+    }
+}
+
+impl Default for CachePolicy {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_mins(1),
+            negative_ttl: Duration::ZERO,
+            jitter: 0.1,
+            max_ttl: Duration::from_mins(5),
+            stale_while_revalidate: Duration::from_secs(30),
+            stale_if_error: Duration::from_mins(5),
+            keep: Duration::from_mins(10),
+            store_no_store: false,
+            request_directives: false,
+            heuristic: false,
+            targeted: Vec::new(),
+            store_set_cookie: false,
+        }
+    }
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        let names = [
+            "apiKey",
+            "virtualKey",
+            "secretId",
+            "credentialId",
+            "googleToken",
+        ];
+        let objects = ["infisicalReference", "credentials"];
+        Self {
+            names: names.map(str::to_owned).into(),
+            objects: objects.map(str::to_owned).into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            caller: Some(Rate {
+                per_second: 1000,
+                burst: 2000,
+            }),
+            caller_upstream: Some(Rate {
+                per_second: 50,
+                burst: 1000,
+            }),
+            peer: None,
+            lane: Some(Lane {
+                in_flight: 256,
+                wait: Duration::from_secs(2),
+            }),
+            keys: 100_000,
+            request_body: 256 * KIB,
+        }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            first_byte: Duration::from_secs(8),
+            total: Duration::from_secs(10),
+            max_body: 8192 * KIB,
+            max_fields: 100,
+            idle: Duration::from_secs(4),
+            age: Duration::from_mins(5),
+            allow_plain: Vec::new(),
+            ca_file: None,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: Level::Info,
+            format: LogFormat::Json,
+            output: LogOutput::Stdout,
+            access: AccessLog::All,
+            target: LogTarget::Full,
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            deadline: Duration::from_secs(9),
+        }
+    }
+}
+
+impl Route {
+    /// A route with every other key as it is when left out: `GET` and `HEAD` for callers with a token,
+    /// reduced to the key, masked, straight upstream.
+    pub fn new(name: &str, path: &str, upstream: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            methods: vec![Method::GET, Method::HEAD],
+            upstream: upstream.to_owned(),
+            caller: CallerMode::Token,
+            forward: ForwardMode::Key,
+            query: None,
+            cache: None,
+            family: None,
+            invalidates: None,
+            secrets: SecretsMode::Mask,
+            refuse_masked_write: true,
+            rate: None,
+        }
+    }
+}
+
+/// The two hosts of the API.
+pub(super) fn upstreams() -> BTreeMap<String, NamedUpstream> {
+    let converflow = Uri::from_static("https://converflow.api.prod.toolzz.media");
+    let chat = Uri::from_static("https://chat.api.toolzz.com.br");
+    BTreeMap::from([
+        ("converflow".to_owned(), NamedUpstream { url: converflow }),
+        ("chat".to_owned(), NamedUpstream { url: chat }),
+    ])
+}
+
+/// The Cal.com integration family: the unit's list is cached, the rest is forwarded.
+pub(super) fn routes(policy: &CachePolicy) -> Vec<Route> {
+    const ALL: &str = "/api/v1/calcom/integration";
+    const ONE: &str = "/api/v1/calcom/integration/{integrationId}";
+    let invalidates = Invalidates {
+        member: "unitId".to_owned(),
+        family: "calcom".to_owned(),
+    };
+    vec![
+        Route {
+            cache: Some(policy.clone()),
+            family: Some("calcom".to_owned()),
+            ..Route::new(
+                "unit-list",
+                "/api/v1/calcom/integration/unit/{unitId}",
+                "converflow",
+            )
+        },
+        Route::new("integration", ONE, "converflow"),
+        Route {
+            methods: vec![Method::POST],
+            invalidates: Some(invalidates.clone()),
+            ..Route::new("integration-create", ALL, "converflow")
+        },
+        Route {
+            methods: vec![Method::PUT],
+            invalidates: Some(invalidates),
+            ..Route::new("integration-update", ONE, "chat")
+        },
+    ]
+}
+
+const KIB: usize = 1024;

@@ -1,0 +1,121 @@
+//! The files behind a configuration: the text itself, the callers' key, extra CA certificates.
+//!
+//! *Invariants*
+//! 1. At most 1 MiB of any file is read, so that a device or a log named by mistake ends at once.
+//! 2. Neither the content of a key file nor its path is quoted: the path may be the key, pasted there.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::fault::Fault;
+use super::walk::Walk;
+use super::{Caller, Config};
+
+impl Caller {
+    /// The key of the callers' digests, trimmed of white space; `None` = make up a random one.
+    ///
+    /// # Errors
+    /// The file can't be read, or holds fewer than 32 bytes.
+    pub fn key(&self) -> io::Result<Option<Vec<u8>>> {
+        let Some(path) = &self.key_file else {
+            return Ok(None);
+        };
+        let key = bytes(path)?.trim_ascii().to_vec();
+        if key.len() < KEY_LEAST {
+            let told = format!("{} bytes are fewer than {KEY_LEAST}", key.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, told));
+        }
+        Ok(Some(key))
+    }
+}
+
+/// The text of a configuration.
+pub(super) fn text(path: &Path) -> Result<String, Fault> {
+    let bytes = bytes(path).map_err(|error| {
+        let remedy = "name one with --config FILE, or start from the shipped config.toml";
+        Fault::new(format!("can't be read: {error}"), remedy)
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = error
+            .as_bytes()
+            .iter()
+            .take(error.utf8_error().valid_up_to());
+        let line = before
+            .filter(|byte| **byte == b'\n')
+            .count()
+            .saturating_add(1);
+        Fault::new(
+            format!("line {line} is not UTF-8"),
+            "save the file as UTF-8",
+        )
+    })
+}
+
+/// Checks the files that a configuration names.
+pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
+    key_file(config, walk);
+    ca_file(config, walk);
+}
+
+fn key_file(config: &Config, walk: &mut Walk<'_>) {
+    let keys = ["caller.key_file"];
+    let Some(path) = &config.caller.key_file else {
+        return;
+    };
+    if let Err(error) = config.caller.key() {
+        let remedy = "make one with: head -c 32 /dev/urandom | base64 > FILE";
+        return walk.clash(
+            &keys,
+            Fault::new(format!("the file can't be used: {error}"), remedy),
+        );
+    }
+    let mode = path
+        .metadata()
+        .map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 {
+        let remedy = "chmod 0400 FILE; for a Secret of Kubernetes, defaultMode: 0400";
+        walk.warn(
+            &keys,
+            Fault::new("every user of the machine can read the file", remedy),
+        );
+    }
+}
+
+fn ca_file(config: &Config, walk: &mut Walk<'_>) {
+    let keys = ["upstream.ca_file"];
+    let Some(path) = &config.upstream.ca_file else {
+        return;
+    };
+    let remedy = "name a PEM file with at least one BEGIN CERTIFICATE, or write \"\"";
+    let problem = match bytes(path) {
+        Err(error) => format!("the file can't be read: {error}"),
+        Ok(pem) if !contains(&pem, b"-----BEGIN CERTIFICATE-----") => {
+            "the file holds no certificate".to_owned()
+        }
+        Ok(_) => return,
+    };
+    walk.clash(&keys, Fault::new(problem, remedy));
+}
+
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MOST.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MOST) {
+        return Ok(bytes);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        "it is larger than 1 MiB",
+    ))
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+const KEY_LEAST: usize = 32;
+const MOST: u64 = 1 << 20;

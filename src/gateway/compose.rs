@@ -1,0 +1,363 @@
+//! An upstream's answer made presentable: proven masked, its fields reduced to what may pass.
+//!
+//! *Invariants*
+//! 1. No byte of a body leaves here but as [`Masked`]; what can't be proven is refused, or for a 4xx or
+//!    5xx replaced by our own problem with the upstream's status.
+//! 2. On a token route the fields are an allow-list, each value masked; the upstream's validators and
+//!    caching fields stay inside.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, EXPIRES, VARY,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::sync::Arc;
+
+use super::Gateway;
+use super::fetch::Job;
+use super::reply::problem_body;
+use crate::cache::generation::Stamp;
+use crate::cache::policy::{self, Life, NotStored, Times, Validators, Variant};
+use crate::cache::stored::{Fields, Owner, Stored, detached};
+use crate::clock::Now;
+use crate::error::Error;
+use crate::mask::{Facts, MaskError, Masked};
+use crate::route::Route;
+use crate::upstream::{Answer, DecodeError, decode, fields};
+
+/// What was asked, as far as it decides which answers fit.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub(super) method: Method,
+    /// Conditions or a range of the client's went upstream: 206, 304 and 412 are answers.
+    pub(super) conditional: bool,
+}
+
+impl Asking {
+    /// What a flight asks.
+    pub(super) const PLAIN_GET: Self = Self { method: Method::GET, conditional: false };
+}
+
+/// An answer that may be shown.
+#[derive(Debug)]
+pub(super) struct Composed {
+    pub(super) status: StatusCode,
+    pub(super) facts: Facts,
+    /// The fields that pass.
+    shown: HeaderMap,
+    /// The upstream's fields that decide on storing.
+    ruling: HeaderMap,
+    body: Masked,
+    validators: Validators,
+    times: Times,
+    received: Now,
+}
+
+impl Gateway {
+    /// Proves and reduces an answer.
+    ///
+    /// # Errors
+    /// When it fits no request of ours, or its body can't be proven masked.
+    pub(super) fn compose(&self, route: u16, asking: &Asking, answer: Answer) -> Result<Composed, Error> {
+        let route = self.route_at(route);
+        if !fits(asking, answer.status) {
+            return Err(Error::UnaskedStatus);
+        }
+        let times = times(&answer);
+        let Answer { status, fields, body, trip } = answer;
+        let mut shown = self.shown(route, status, &fields);
+        let (body, facts) = match self.prove(route, asking, status, &fields, body) {
+            Ok(proven) => proven,
+            Err(error) => {
+                self.note_unproven(&error);
+                if !(status.is_client_error() || status.is_server_error()) {
+                    return Err(error);
+                }
+                shown.insert(CONTENT_TYPE, PROBLEM_JSON);
+                self.0.masker.json(problem_body(status, "unmaskable_error_answer", UNPROVEN))?
+            }
+        };
+        self.note_masked(&facts);
+        if !body.is_empty() && !shown.contains_key(CONTENT_TYPE) && route.masks() {
+            shown.insert(CONTENT_TYPE, JSON);
+        }
+        if route.masks() && status.is_success() && !body.is_empty() {
+            shown.insert(ETAG, etag_over(&body));
+        }
+        if !shown.contains_key(DATE) {
+            // RFC 9110 §6.6.1: a recipient with a clock records the time of receipt.
+            shown.insert(DATE, date(trip.head_at.wall));
+        }
+        Ok(Composed {
+            status,
+            facts,
+            shown,
+            validators: Validators::of(&fields),
+            ruling: fields,
+            body,
+            times,
+            received: trip.head_at,
+        })
+    }
+
+    /// A stored answer with the fields of the 304 that confirmed it (RFC 9111 §3.2).
+    pub(super) fn renewed(&self, route: u16, prior: &Stored, answer: &Answer) -> Composed {
+        let route = self.route_at(route);
+        let mut known = prior.fields.to_map();
+        if route.wants_token() {
+            // Ours, not the upstream's: made anew below.
+            for ours in [CACHE_CONTROL, VARY, ETAG] {
+                known.remove(ours);
+            }
+        }
+        for (name, value) in prior.hidden.iter() {
+            known.append(name.clone(), value.clone());
+        }
+        let ruling = policy::merge_304(&known, &answer.fields);
+        let mut shown = self.shown(route, prior.status, &ruling);
+        if let Some(etag) = prior.etag.as_ref().filter(|_| route.masks()) {
+            shown.insert(ETAG, etag.clone());
+        }
+        if !shown.contains_key(DATE) {
+            shown.insert(DATE, date(answer.trip.head_at.wall));
+        }
+        let update = Validators::of(&answer.fields);
+        Composed {
+            status: prior.status,
+            facts: prior.facts.clone(),
+            shown,
+            ruling,
+            body: prior.body.clone(),
+            validators: Validators {
+                etag: update.etag.or_else(|| prior.validators.etag.clone()),
+                last_modified: update.last_modified.or_else(|| prior.validators.last_modified.clone()),
+            },
+            times: times(answer),
+            received: answer.trip.head_at,
+        }
+    }
+
+    /// The fields of an answer that may pass, their values masked.
+    fn shown(&self, route: &Route, status: StatusCode, upstream: &HeaderMap) -> HeaderMap {
+        let mut shown = if route.wants_token() {
+            fields::answer_allowed(status, upstream)
+        } else {
+            fields::answer_all(upstream)
+        };
+        if route.masks() {
+            for stale in BODY_BOUND {
+                shown.remove(stale);
+            }
+            for value in shown.values_mut() {
+                *value = self.0.masker.field(value);
+            }
+        }
+        shown
+    }
+
+    /// The body as [`Masked`], or why that can't be had.
+    fn prove(
+        &self,
+        route: &Route,
+        asking: &Asking,
+        status: StatusCode,
+        fields: &HeaderMap,
+        body: Bytes,
+    ) -> Result<(Masked, Facts), Error> {
+        let masker = &self.0.masker;
+        let bodiless = asking.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+        if bodiless || (route.wants_token() && status.is_redirection()) {
+            return Ok((masker.empty(), Facts::default()));
+        }
+        if !route.masks() {
+            return Ok((masker.verbatim(body), Facts::default()));
+        }
+        if body.is_empty() && !status.is_success() {
+            return Ok((masker.empty(), Facts::default()));
+        }
+        if !is_utf8(fields) {
+            return Err(Error::Charset);
+        }
+        let plain = decode(body, fields, self.0.body_cap)?;
+        Ok(masker.json(plain)?)
+    }
+
+    fn note_unproven(&self, error: &Error) {
+        let reason = match error {
+            Error::Unmaskable(error) => error.reason(),
+            Error::Decode(DecodeError::Unsupported) => "unknown_coding",
+            Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
+            Error::Decode(DecodeError::Window) => "coding_window",
+            Error::Decode(DecodeError::Broken) => "coding_broken",
+            _ => "charset",
+        };
+        self.metrics().mask_failures_total.inc(reason);
+    }
+
+    #[expect(clippy::expect_used, reason = "a route index comes from the table itself")]
+    pub(super) fn route_at(&self, index: u16) -> &Route {
+        self.0.routes.at(index).expect("the index was taken from a route of this table")
+    }
+}
+
+impl Composed {
+    /// The answer with its owner and its life, and whether it may be kept.
+    pub(super) fn judged(self, job: &Job, stamp: Stamp) -> (Arc<Stored>, Result<(), NotStored>) {
+        let plan = job.gateway.plan_at(job.route);
+        let dice = &job.gateway.0.dice;
+        let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
+        let judged =
+            policy::judge(&rules, &Method::GET, &job.selecting, self.status, &self.ruling, &self.times);
+        let life = judged.unwrap_or(UNKEPT);
+        let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
+        let owner = *job.key.owner();
+        let stored = self.into_stored(owner, life, variant, judged.is_ok());
+        let stored = Stored {
+            token_expires: job.token_expires,
+            made_under: plan.made_under,
+            stamp,
+            ..stored
+        };
+        (Arc::new(stored), judged.map(|_life| ()))
+    }
+
+    /// The answer as nobody may keep it.
+    pub(super) fn unkept(self, owner: Owner) -> Arc<Stored> {
+        Arc::new(self.into_stored(owner, UNKEPT, Variant::default(), false))
+    }
+
+    fn into_stored(mut self, owner: Owner, life: Life, variant: Variant, kept: bool) -> Stored {
+        let mut hidden = HeaderMap::new();
+        if let Owner::Caller(_) = owner {
+            for name in RULING {
+                for value in self.ruling.get_all(&name) {
+                    hidden.append(name.clone(), value.clone());
+                }
+            }
+            self.shown.insert(CACHE_CONTROL, cache_control(&life, kept));
+            // A client's own cache must not mix the answers to two of its tokens.
+            self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
+        }
+        let left = life.lifetime.saturating_sub(life.initial_age);
+        Stored {
+            owner,
+            status: self.status,
+            etag: self.shown.get(ETAG).cloned(),
+            fields: Fields::copied(&self.shown),
+            hidden: Fields::copied(&hidden),
+            body: if kept { self.body.detached() } else { self.body },
+            validators: own_validators(&self.validators),
+            variant,
+            facts: self.facts,
+            authorised_until: self.received.plus(left.saturating_add(life.stale_while_revalidate)),
+            life,
+            received: self.received,
+            token_expires: None,
+            made_under: 0,
+            stamp: Stamp::default(),
+        }
+    }
+}
+
+/// Why a body could not be proven masked: the labels of `unitgate_mask_failures_total`.
+pub fn unproven_reasons() -> Vec<&'static str> {
+    let decoding = ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
+    MaskError::ALL.iter().map(|error| error.reason()).chain(decoding).collect()
+}
+
+/// The same validators in memory of their own.
+fn own_validators(validators: &Validators) -> Validators {
+    Validators {
+        etag: validators.etag.as_ref().map(detached),
+        last_modified: validators.last_modified.as_ref().map(detached),
+    }
+}
+
+/// Whether a status answers what was asked.
+fn fits(asking: &Asking, status: StatusCode) -> bool {
+    match status {
+        StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => asking.conditional,
+        status => !status.is_informational(),
+    }
+}
+
+/// Whether the content's charset, if it names one, is one that JSON may be in (RFC 8259 §8.1).
+fn is_utf8(fields: &HeaderMap) -> bool {
+    let named = fields.get_all(CONTENT_TYPE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';').skip(1));
+    named
+        .filter_map(|parameter| {
+            let at = parameter.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = parameter.split_at(at);
+            name.trim_ascii().eq_ignore_ascii_case(b"charset").then(|| value.get(1..).unwrap_or_default())
+        })
+        .map(|value| value.trim_ascii().trim_ascii_start())
+        .all(|value| {
+            let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+            [&b"utf-8"[..], b"utf8", b"us-ascii"].iter().any(|known| bare.eq_ignore_ascii_case(known))
+        })
+}
+
+/// The whole lifetime; the client subtracts the `Age` beside it (RFC 9111 §4.2.3).
+fn cache_control(life: &Life, kept: bool) -> HeaderValue {
+    if !kept {
+        return HeaderValue::from_static("private, no-store");
+    }
+    let seconds = life.lifetime.as_secs();
+    let strict = if life.stale_forbidden { ", must-revalidate" } else { "" };
+    HeaderValue::from_str(&format!("private, max-age={seconds}{strict}"))
+        .unwrap_or_else(|_impossible| HeaderValue::from_static("private, no-store"))
+}
+
+/// A strong validator over the masked bytes (RFC 9110 §8.8.1).
+fn etag_over(body: &Masked) -> HeaderValue {
+    let digest = blake3::hash(body.bytes()).to_hex();
+    let short: String = digest.chars().take(ETAG_DIGITS).collect();
+    HeaderValue::from_str(&format!("\"{short}\""))
+        .unwrap_or_else(|_impossible| HeaderValue::from_static("\"\""))
+}
+
+fn times(answer: &Answer) -> Times {
+    let (asked, head) = (&answer.trip.requested_at, &answer.trip.head_at);
+    Times {
+        requested_at: asked.wall,
+        received_at: head.wall,
+        delay: head.mono.saturating_sub(asked.mono),
+    }
+}
+
+fn date(wall: Duration) -> HeaderValue {
+    let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
+    HeaderValue::from_str(&text).unwrap_or_else(|_impossible| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+/// The upstream's fields that rule reuse on a token route, where they are not shown (RFC 9111 §5).
+const RULING: [HeaderName; 3] = [CACHE_CONTROL, EXPIRES, VARY];
+
+/// Fields bound to the bytes as the upstream sent them, which masking may have changed.
+const BODY_BOUND: [HeaderName; 6] = [
+    ETAG,
+    CONTENT_ENCODING,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// The life of what is not kept.
+const UNKEPT: Life = Life {
+    lifetime: Duration::ZERO,
+    initial_age: Duration::ZERO,
+    stale_while_revalidate: Duration::ZERO,
+    stale_if_error: Duration::ZERO,
+    keep: Duration::ZERO,
+    explicit: false,
+    stale_forbidden: true,
+};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const UNPROVEN: &str = "The upstream refused; its explanation can't be proven free of secrets and is not shown.";
+const ETAG_DIGITS: usize = 32;

@@ -1,0 +1,355 @@
+//! A flight: one exchange with the upstream, masked, judged and stored, whoever is waiting for it.
+//!
+//! *Invariants*
+//! 1. The order is fetch → mask → store → land; a new leader looks into the store first.
+//! 2. A flight carries only our own validators; the client's conditions are applied to what landed.
+//! 3. The leader's token and budget pay; it dies with the flight. A refresh carries the token of its key.
+//! 4. A 401 drops all that was cached for its token, a 403 or 404 what was cached for its key, whatever
+//!    becomes of the body.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::compose::Asking;
+use super::plan::Plan;
+use super::reply::Reply;
+use super::{Asked, Gateway};
+use crate::cache::flight::{Ended, Role, Ticket};
+use crate::cache::generation::{Scope, Stamp, Strength};
+use crate::cache::policy::{self, Forward, NotStored};
+use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
+use crate::cache::{Invalidation, Lookup, Source};
+use crate::caller::{Caller, CallerId};
+use crate::error::Error;
+use crate::limit::Limiter;
+use crate::telemetry::Cause;
+use crate::upstream::{Answer, Ask, Kind, Sent, Trip};
+
+/// What a flight brings to all who wait for it.
+pub(super) type Landing = Result<Arc<Landed>, Arc<Failed>>;
+
+/// An answer that landed.
+#[derive(Clone, Debug)]
+pub(super) struct Landed {
+    /// The answer, presentable.
+    pub(super) stored: Arc<Stored>,
+    /// How it came to be here.
+    pub(super) origin: Origin,
+    /// Whether it was kept.
+    pub(super) kept: bool,
+    /// What the upstream exchange took, if there was one.
+    pub(super) trip: Option<TripFacts>,
+}
+
+/// How an answer came to be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The flight's leader found it in the store: another flight had just landed.
+    Store,
+    /// The upstream confirmed a stale one with a 304.
+    Renewed,
+    /// The upstream sent it.
+    Upstream(StatusCode),
+}
+
+/// What an upstream exchange took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TripFacts {
+    pub(super) cause: Cause,
+    pub(super) tries: u8,
+    pub(super) duration: Duration,
+}
+
+/// How long an exchange took, tries included.
+pub(super) fn took(trip: &Trip) -> Duration {
+    trip.done_at.mono.saturating_sub(trip.started_at.mono)
+}
+
+impl TripFacts {
+    pub(super) fn of(cause: Cause, trip: &Trip) -> Self {
+        Self { cause, tries: trip.tries, duration: took(trip) }
+    }
+}
+
+/// Everything a flight needs, detached from the request that began it.
+pub(super) struct Job {
+    pub(super) gateway: Gateway,
+    pub(super) route: u16,
+    pub(super) key: CacheKey,
+    pub(super) unit: Option<String>,
+    pub(super) family: Option<u16>,
+    /// The fields that go upstream, the token among them.
+    pub(super) sent: HeaderMap,
+    /// The client's fields that may select a variant; none on a token route, where we made the request.
+    pub(super) selecting: HeaderMap,
+    pub(super) caller: Option<CallerId>,
+    pub(super) token_expires: Option<Duration>,
+    pub(super) prior: Option<Arc<Stored>>,
+    pub(super) cause: Cause,
+    pub(super) peer: IpAddr,
+}
+
+/// A flight that brought no answer.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// What the upstream exchange took, if there was one.
+    pub(super) trip: Option<TripFacts>,
+    /// Whether the upstream may have acted on the request.
+    pub(super) sent: Sent,
+}
+
+impl From<Error> for Failed {
+    /// Refused here: the upstream was not asked.
+    fn from(error: Error) -> Self {
+        Self { error, trip: None, sent: Sent::Nothing }
+    }
+}
+
+impl Gateway {
+    /// Fetches what the cache does not have, alone or with whoever else is waiting for it.
+    pub(super) async fn fetch<B>(
+        &self,
+        asked: Asked<'_, '_, B>,
+        key: &KeyRef<'_>,
+        caller: Option<Caller>,
+        prior: Option<Arc<Stored>>,
+        why: Forward,
+    ) -> Result<Reply, Error> {
+        asked.account.forward = Some(why);
+        let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Miss };
+        let ticket = self.join(self.job(&asked, key, caller, prior.clone(), cause));
+        let role = ticket.role();
+        let mut landing = self.landed(ticket).await;
+        if role == Role::Joiner && landing.as_ref().is_ok_and(|landed| !landed.suits(&asked)) {
+            // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
+            // answer for itself alone: fetched again without company.
+            let job = self.job(&asked, key, None, prior, cause);
+            let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
+            landing = job.run(stamp).await;
+        }
+        match landing {
+            Ok(landed) => Ok(Reply::landed(&landed, role, why)),
+            Err(failed) => {
+                asked.account.trip = failed.trip.filter(|_| role == Role::Leader);
+                Err(failed.error.clone())
+            }
+        }
+    }
+
+    /// Joins the flight of a job's key, or makes the job its flight.
+    pub(super) fn join(&self, job: Job) -> Ticket<Landing> {
+        let key = job.key.clone();
+        self.0.flights.join(key, || {
+            let stamp = self.0.cache.stamp(&job.key.as_ref(), job.family, job.unit.as_deref());
+            (stamp.clone(), job.run(stamp))
+        })
+    }
+
+    async fn landed(&self, ticket: Ticket<Landing>) -> Landing {
+        match ticket.landed(self.0.patience).await {
+            Ended::Landed(landing) => landing,
+            Ended::Lost => Err(Arc::new(Error::Lost.into())),
+            Ended::TimedOut => Err(Arc::new(Error::TimedOut.into())),
+        }
+    }
+
+    /// What a flight for this request needs; takes the token out of the caller.
+    pub(super) fn job<B>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+        key: &KeyRef<'_>,
+        caller: Option<Caller>,
+        prior: Option<Arc<Stored>>,
+        cause: Cause,
+    ) -> Job {
+        let route = asked.matched.route;
+        Job {
+            gateway: self.clone(),
+            route: route.index,
+            key: key.to_key(),
+            unit: asked.matched.unit.map(str::to_owned),
+            family: route.family,
+            sent: self.fields_sent(asked, caller.as_ref()),
+            selecting: if route.wants_token() { HeaderMap::new() } else { asked.inbound.fields().clone() },
+            caller: caller.as_ref().map(|caller| caller.id),
+            token_expires: caller.as_ref().and_then(|caller| caller.token.expires()),
+            prior,
+            cause,
+            peer: asked.inbound.peer,
+        }
+    }
+
+    /// One exchange with the upstream, its budget and lane first, its facts recorded.
+    pub(super) async fn ask(
+        &self,
+        route: u16,
+        caller: Option<&CallerId>,
+        peer: IpAddr,
+        ask: Ask,
+        cause: Cause,
+    ) -> Result<Answer, Failed> {
+        let _place = match caller {
+            Some(caller) => self.admit_upstream(caller).await?,
+            None => None,
+        };
+        let plan = self.plan_at(route);
+        let result = self.0.upstreams.exchange(plan.upstream, ask).await;
+        let trip = result.as_ref().map_or_else(|failure| &failure.trip, |answer| &answer.trip);
+        self.note_trip(route, cause, trip);
+        let answer = result.map_err(|failure| {
+            self.note_failure(route, &failure.error);
+            Failed {
+                error: Error::Upstream(Arc::new(failure.error)),
+                trip: Some(TripFacts::of(cause, &failure.trip)),
+                sent: failure.sent,
+            }
+        })?;
+        self.note_standing(caller, peer, answer.status);
+        self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
+        Ok(answer)
+    }
+
+    async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<crate::limit::LanePermit>, Error> {
+        let budget = self.0.limits.admit_upstream(caller);
+        self.note_decision(Limiter::Upstream, budget.is_ok());
+        budget?;
+        let place = self.0.limits.enter_lane(caller).await;
+        self.note_decision(Limiter::Lane, place.is_ok());
+        Ok(place?)
+    }
+
+    /// What an answer's status says of its token.
+    fn note_standing(&self, caller: Option<&CallerId>, peer: IpAddr, status: StatusCode) {
+        let Some(caller) = caller else { return };
+        if status == StatusCode::UNAUTHORIZED {
+            self.0.limits.rejected(caller);
+            self.0.limits.charge_peer(peer);
+            let scope = Scope::Caller(*caller);
+            self.invalidate(&Invalidation { scope, strength: Strength::Hard, source: Source::Unauthorized });
+        } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            self.0.limits.accepted(caller);
+        }
+    }
+
+    pub(super) fn invalidate(&self, invalidation: &Invalidation) {
+        if self.0.cache.invalidate(invalidation) {
+            self.metrics().cache_invalidations_total.inc(invalidation.source.as_str());
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "plans are made of the routes, one each, in order")]
+    pub(super) fn plan_at(&self, route: u16) -> &Plan {
+        &self.0.plans[usize::from(route)]
+    }
+}
+
+impl Job {
+    /// The flight's work.
+    pub(super) async fn run(self, stamp: Stamp) -> Landing {
+        let landed = self.fetch(stamp).await;
+        landed.map(Arc::new).map_err(Arc::new)
+    }
+
+    async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {
+        if let Some(stored) = self.found() {
+            return Ok(Landed { stored, origin: Origin::Store, kept: true, trip: None });
+        }
+        let mut answer = self.ask(self.prior.as_deref(), self.cause).await?;
+        if answer.status == StatusCode::NOT_MODIFIED {
+            match &self.prior {
+                Some(prior) if policy::matches_304(&prior.validators, &answer.fields) => {
+                    return Ok(self.renew(prior, &answer, stamp));
+                }
+                // Not about what we have (RFC 9111 §4.3.4): asked again without conditions.
+                Some(_) => answer = self.ask(None, Cause::Miss).await?,
+                None => {}
+            }
+        }
+        let trip = self.trip(&answer);
+        let status = answer.status;
+        let composed = self.gateway.compose(self.route, &Asking::PLAIN_GET, answer);
+        let composed =
+            composed.map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
+        let (stored, verdict) = composed.judged(self, stamp);
+        let kept = self.keep(&stored, verdict);
+        Ok(Landed { stored, origin: Origin::Upstream(status), kept, trip: Some(trip) })
+    }
+
+    /// What another flight has just stored: fresh, and so nothing needs to be asked. A reload that the
+    /// client wished for (RFC 9111 §5.2.1.4) is not answered by what it already knew.
+    fn found(&self) -> Option<Arc<Stored>> {
+        let gateway = &self.gateway.0;
+        let made_under = self.gateway.plan_at(self.route).made_under;
+        let now = gateway.clock.now();
+        match gateway.cache.lookup(&self.key.as_ref(), &self.selecting, made_under, &now) {
+            Lookup::Fresh(stored)
+                if self.prior.as_ref().is_none_or(|prior| !Arc::ptr_eq(prior, &stored)) =>
+            {
+                Some(stored)
+            }
+            _ => None,
+        }
+    }
+
+    async fn ask(&self, prior: Option<&Stored>, cause: Cause) -> Result<Answer, Failed> {
+        let mut fields = self.sent.clone();
+        if let Some(prior) = prior {
+            // RFC 9111 §4.3.1.
+            prior.validators.condition(&mut fields);
+        }
+        let ask = Ask {
+            method: Method::GET,
+            target: Bytes::copy_from_slice(self.key.target().as_bytes()),
+            fields,
+            body: Bytes::new(),
+            kind: Kind::Safe,
+        };
+        let answer = self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
+        if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) {
+            // Ended for good: no stale window covers a refusal.
+            self.gateway.0.cache.end(&self.key);
+        }
+        Ok(answer)
+    }
+
+    /// A stored response renewed by a 304 (RFC 9111 §4.3.4).
+    fn renew(&self, prior: &Arc<Stored>, answer: &Answer, stamp: Stamp) -> Landed {
+        let composed = self.gateway.renewed(self.route, prior, answer);
+        let (stored, verdict) = composed.judged(self, stamp);
+        let kept = self.keep(&stored, verdict);
+        Landed { stored, origin: Origin::Renewed, kept, trip: Some(self.trip(answer)) }
+    }
+
+    /// Keeps an answer if it may be kept; else says why, and lets go of what it supersedes.
+    fn keep(&self, stored: &Arc<Stored>, verdict: Result<(), NotStored>) -> bool {
+        let gateway = &self.gateway.0;
+        let kept = verdict.and_then(|()| gateway.cache.store(&self.key, stored));
+        let Err(reason) = kept else { return true };
+        self.gateway.note_not_stored(self.route, reason);
+        if stored.status.is_success() && reason != NotStored::Voided {
+            // What was stored is no longer the upstream's answer. (A voided flight says nothing of
+            // what its successor may have stored.)
+            gateway.cache.end(&self.key);
+        }
+        false
+    }
+
+    fn trip(&self, answer: &Answer) -> TripFacts {
+        TripFacts::of(self.cause, &answer.trip)
+    }
+}
+
+impl Landed {
+    /// Whether a joiner may take it, judged as a lookup would.
+    fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
+        match self.stored.owner {
+            Owner::Caller(_) => true,
+            Owner::Open => self.kept && self.stored.variant.matches(asked.inbound.fields()),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! [`Inbound`]: a request as it came, and what of its head is refused before anything else is asked.
+//!
+//! *Invariants*
+//! 1. A head that two readers could frame or address differently gets no further than here.
+//! 2. A body is read whole, up to `limits.request_body`, within `listen.body`; it is never logged.
+
+use std::net::IpAddr;
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use parking_lot::Mutex;
+
+use super::Gateway;
+use crate::clock::Now;
+use crate::error::Error;
+use crate::listener::{FramingError, framing};
+use crate::telemetry::Arrival;
+use crate::upstream::fields;
+
+/// A body that a request can have.
+pub trait Payload: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static {}
+
+impl<B> Payload for B where B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static {}
+
+/// A request as it came.
+pub(super) struct Inbound<B> {
+    parts: Parts,
+    body: Mutex<Option<B>>,
+    /// Whose connection it came over.
+    pub(super) peer: IpAddr,
+    /// The client's request id if it is a plain one, else ours.
+    pub(super) id: HeaderValue,
+}
+
+impl<B> Inbound<B> {
+    pub(super) fn new(request: Request<B>, peer: IpAddr, gateway: &Gateway) -> Self {
+        let (parts, body) = request.into_parts();
+        let id = fields::request_id(&parts.headers, &gateway.0.dice);
+        Self { parts, body: Mutex::new(Some(body)), peer: peer.to_canonical(), id }
+    }
+
+    /// What the record begins with.
+    pub(super) fn arrival(&self, started: Now) -> Arrival<'_> {
+        let target = self.uri().path_and_query().map_or("", PathAndQuery::as_str);
+        let id = self.id.to_str().unwrap_or_default();
+        Arrival { started, id, peer: self.peer, method: self.method(), target }
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.parts.uri
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.parts.version
+    }
+
+    pub(super) fn fields(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// GET or HEAD: what a cache may answer.
+    pub(super) fn is_safe_read(&self) -> bool {
+        matches!(*self.method(), Method::GET | Method::HEAD)
+    }
+
+    /// Refuses a head that can't be acted on without guessing.
+    pub(super) fn check(&self, via: &str) -> Result<(), Error> {
+        fields::host(self.version(), self.uri(), self.fields())?;
+        fields::connection_is_honest(self.fields())?;
+        match framing(&self.parts) {
+            Ok(()) => {}
+            Err(FramingError::NotImplemented) => return Err(Error::TransferCoding),
+            Err(FramingError::Bad) => return Err(Error::Framing),
+        }
+        if fields::is_loop(self.fields(), via) {
+            return Err(Error::Loop);
+        }
+        Ok(())
+    }
+}
+
+impl<B: Payload> Inbound<B> {
+    /// Reads the body whole.
+    pub(super) async fn read_body(&self, gateway: &Gateway) -> Result<Bytes, Error> {
+        let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let cap = gateway.0.request_body;
+        if body.size_hint().lower() > u64::try_from(cap).unwrap_or(u64::MAX) {
+            return Err(Error::BodyTooLarge);
+        }
+        let whole = collect(Limited::new(body, cap));
+        match tokio::time::timeout(gateway.0.body_time, whole).await {
+            Ok(body) => body,
+            Err(_elapsed) => Err(Error::BodyTimeout),
+        }
+    }
+}
+
+/// Gathers a body; one that comes in one piece is not copied.
+async fn collect<B: Payload>(body: Limited<B>) -> Result<Bytes, Error> {
+    let mut body = std::pin::pin!(body);
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() { Error::BodyTooLarge } else { Error::BodyBroken }
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}

@@ -1,0 +1,379 @@
+//! The request path: [`Gateway::handle`] observes, around [`Gateway::respond`], which decides.
+//!
+//! *Invariants*
+//! 1. A request is reduced to its key before anything is asked of the upstream.
+//! 2. Each request is recorded exactly once, also when its client hangs up.
+//! 3. Nothing is served past its windows, nor fetched before a completed write or a 401 to whoever
+//!    asks after it.
+//!
+//! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
+//! [`plan`] (what follows from a route's configuration), [`inbound`] (the request as it came),
+//! [`fetch`] (a flight), [`compose`] (an upstream's answer made presentable), [`forward`] (straight upstream, and writes), [`reply`] (what goes out).
+//!
+//! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use parking_lot::Mutex;
+
+use crate::cache::flight::Flights;
+use crate::cache::policy::{self, Forward, Reuse};
+use crate::cache::stored::{KeyRef, Owner, Stored};
+use crate::cache::{Cache, Lookup, Sizes};
+use crate::caller::{Caller, Callers};
+use crate::clock::{Clock, Dice};
+use crate::config::Config;
+use crate::error::Error;
+use crate::limit::{Limiter, Limits, Quota};
+use crate::mask::Masker;
+use crate::route::{Match, Routes};
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Cause, Exchange, Telemetry};
+use crate::upstream::Upstreams;
+
+use fetch::{Landing, TripFacts};
+use inbound::Inbound;
+use plan::Plan;
+use reply::Reply;
+
+mod compose;
+mod fetch;
+mod forward;
+mod inbound;
+mod observe;
+mod plan;
+mod reply;
+
+pub use compose::unproven_reasons;
+pub use inbound::Payload;
+
+/// The gateway (RFC 9110 §3.7); clones share it.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gateway(…)")
+    }
+}
+
+/// What the gateway is made of.
+struct Shared {
+    routes: Routes,
+    plans: Vec<Plan>,
+    callers: Callers,
+    limits: Limits,
+    masker: Masker,
+    cache: Cache,
+    flights: Flights<Landing>,
+    upstreams: Upstreams,
+    telemetry: Arc<Telemetry>,
+    clock: Clock,
+    dice: Dice,
+    shutdown: Shutdown,
+    via: String,
+    /// Routes and reasons that were already warned of.
+    warned: Mutex<HashSet<(u16, &'static str)>>,
+    request_body: usize,
+    body_cap: usize,
+    body_time: Duration,
+    patience: Duration,
+}
+
+/// What a gateway is built from beside its configuration.
+#[derive(Debug)]
+pub struct Ground {
+    /// How callers are told apart.
+    pub callers: Callers,
+    /// The upstreams' clients.
+    pub upstreams: Upstreams,
+    /// Metrics and logs.
+    pub telemetry: Arc<Telemetry>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub dice: Dice,
+    /// The process's way to its end.
+    pub shutdown: Shutdown,
+}
+
+impl Gateway {
+    /// The gateway of a valid configuration.
+    pub fn new(config: &Config, ground: Ground) -> Self {
+        let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
+        let routes = Routes::new(config);
+        let masker = Masker::new(&config.secrets, &Routes::members(config));
+        let plans: Vec<Plan> =
+            routes.iter().map(|route| Plan::of(route, config, &upstreams, masker.fingerprint())).collect();
+        let rates: Vec<_> = config.routes.iter().map(|route| route.rate).collect();
+        let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
+        let via = config.listen.via.clone();
+        Self(Arc::new(Shared {
+            routes,
+            plans,
+            limits: Limits::new(&config.limits, &rates, clock.clone()),
+            masker,
+            cache: Cache::new(config.cache.max_bytes),
+            flights: Flights::new(shutdown.clone()),
+            via: via.unwrap_or_else(|| format!("unitgate-{:08x}", dice.roll() >> 32)),
+            warned: Mutex::default(),
+            request_body: config.limits.request_body,
+            body_cap: config.upstream.max_body,
+            body_time: config.listen.body,
+            // A flight ends by its own deadlines; this is the net below them.
+            patience: config.upstream.total + lane + Duration::from_secs(1),
+            callers,
+            upstreams,
+            telemetry,
+            clock,
+            dice,
+            shutdown,
+        }))
+    }
+
+    /// Its metrics and logs.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
+    }
+
+    /// What its cache holds.
+    pub fn cache_sizes(&self) -> Sizes {
+        self.0.cache.sizes()
+    }
+
+    /// How many keys one of its limiters holds.
+    pub fn limiter_keys(&self, limiter: telemetry::Limiter) -> usize {
+        let sizes = self.0.limits.sizes();
+        match limiter {
+            telemetry::Limiter::Peer => sizes.peers,
+            telemetry::Limiter::Caller => sizes.callers,
+            telemetry::Limiter::Upstream => sizes.upstream,
+            telemetry::Limiter::Lane => sizes.known,
+        }
+    }
+
+    /// Whether its masker leaves no secret in a sample of its own.
+    pub fn masks_its_own_sample(&self) -> bool {
+        self.0.masker.self_test().is_ok()
+    }
+
+    /// Answers one request and leaves one record of it.
+    pub async fn handle<B: Payload>(&self, request: Request<B>, peer: IpAddr) -> Response<Full<Bytes>>
+    {
+        let inbound = Inbound::new(request, peer, self);
+        let exchange = self.0.telemetry.begin(inbound.arrival(self.0.clock.now()));
+        let mut account = Account::new(exchange);
+        let result = self.respond(&inbound, &mut account).await;
+        account.note(result.as_ref().ok());
+        let (response, record) = self.conclude(&inbound, result, &account);
+        account.exchange.end(record);
+        response
+    }
+
+    /// Decides: the whole path of a request, a stage per line.
+    async fn respond<B: Payload>(
+        &self,
+        inbound: &Inbound<B>,
+        account: &mut Account<'_>,
+    ) -> Result<Reply, Error>
+    {
+        self.admit_peer(inbound.peer)?;
+        let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
+        if let Ok(matched) = &matched {
+            account.found(matched);
+        }
+        inbound.check(&self.0.via)?;
+        let matched = matched?;
+        let caller = self.identify(inbound, &matched)?;
+        if let Some(caller) = &caller {
+            account.exchange.caller(caller.id.fingerprint());
+            account.quota = self.admit(caller, &matched)?;
+        }
+        let plan = self.plan_at(matched.route.index);
+        let asked = Asked { inbound, matched, plan, account };
+        if inbound.is_safe_read() && matched.route.cache().is_some() {
+            self.serve(asked, caller).await
+        } else {
+            let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
+            self.forward(asked, caller, why).await
+        }
+    }
+
+    /// A request that may be answered from the cache (RFC 9111 §4).
+    async fn serve<B: Payload>(&self, asked: Asked<'_, '_, B>, caller: Option<Caller>) -> Result<Reply, Error>
+    {
+        let now = self.0.clock.now();
+        let key = asked.key(caller.as_ref());
+        let fields = asked.inbound.fields();
+        let found = self.0.cache.lookup(&key, fields, asked.plan.made_under, &now);
+        match self.reuse(&asked, found)? {
+            Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
+            Lookup::StaleWhileRevalidate(stored) => {
+                self.refresh(&asked, &key, caller, Arc::clone(&stored));
+                Ok(Reply::stale(stored))
+            }
+            Lookup::Stale(stored) => self.revalidate(asked, &key, caller, stored).await,
+            // What a HEAD brings can't be stored; on an open route it is nobody else's answer either.
+            Lookup::Miss(why) if asked.is_head() && caller.is_none() => {
+                self.forward(asked, caller, why).await
+            }
+            Lookup::Miss(why) => self.fetch(asked, &key, caller, None, why).await,
+        }
+    }
+
+    /// What the request's own directives make of what was found; only where the route honours them.
+    fn reuse<B>(&self, asked: &Asked<'_, '_, B>, found: Lookup) -> Result<Lookup, Error> {
+        let rules = &asked.plan.rules;
+        if !rules.request_directives {
+            return Ok(found);
+        }
+        let fields = asked.inbound.fields();
+        let (Lookup::Fresh(stored) | Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)) = &found
+        else {
+            return if policy::only_if_cached(rules, fields) { Err(Error::OnlyIfCached) } else { Ok(found) };
+        };
+        let age = stored.age(&self.0.clock.now());
+        match policy::reuse(rules, &stored.life, age, fields) {
+            // A client that takes a stale answer (RFC 9111 §5.2.1.2) gets it.
+            Reuse::Allowed => Ok(match found {
+                Lookup::Stale(stored) => Lookup::StaleWhileRevalidate(stored),
+                other => other,
+            }),
+            Reuse::Revalidate => Ok(Lookup::Stale(Arc::clone(stored))),
+            Reuse::OnlyIfCachedUnsatisfied => Err(Error::OnlyIfCached),
+        }
+    }
+
+    /// Renews a stored response behind the back of whoever was just served from it (RFC 5861 §3).
+    fn refresh<B>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+        key: &KeyRef<'_>,
+        caller: Option<Caller>,
+        prior: Arc<Stored>,
+    ) {
+        let job = self.job(asked, key, caller, Some(prior), Cause::Refresh);
+        drop(self.join(job));
+    }
+
+    /// Asks the upstream whether a stale response still holds; serves it stale if the error excuses it.
+    async fn revalidate<B: Payload>(
+        &self,
+        asked: Asked<'_, '_, B>,
+        key: &KeyRef<'_>,
+        caller: Option<Caller>,
+        prior: Arc<Stored>,
+    ) -> Result<Reply, Error> {
+        let (fields, made_under) = (asked.inbound.fields(), asked.plan.made_under);
+        let result = self.fetch(asked, key, caller, Some(Arc::clone(&prior)), Forward::Stale).await;
+        let excused = match &result {
+            Ok(reply) => reply.is_excusable(),
+            Err(error) => error.is_excusable(),
+        };
+        if !excused {
+            return result;
+        }
+        // Asked again, since a 401, a write or a newer answer may have ended it meanwhile.
+        let now = self.0.clock.now();
+        match self.0.cache.lookup(key, fields, made_under, &now) {
+            Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
+            Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
+                if stored.life.stale_if_error_allows(stored.age(&now)) =>
+            {
+                Ok(Reply::stale_if_error(stored))
+            }
+            _ => result,
+        }
+    }
+
+    fn admit_peer(&self, peer: IpAddr) -> Result<(), Error> {
+        let admitted = self.0.limits.admit_peer(peer);
+        self.note_decision(Limiter::Peer, admitted.is_ok());
+        Ok(admitted?)
+    }
+
+    /// Who asks, where the route wants to know.
+    fn identify<B>(&self, inbound: &Inbound<B>, matched: &Match<'_>) -> Result<Option<Caller>, Error> {
+        if !matched.route.wants_token() {
+            return Ok(None);
+        }
+        let caller = self.0.callers.identify(inbound.fields());
+        if caller.is_err() {
+            self.0.limits.charge_peer(inbound.peer);
+        }
+        Ok(Some(caller?))
+    }
+
+    fn admit(&self, caller: &Caller, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
+        let admitted = self.0.limits.admit(&caller.id, usize::from(matched.route.index));
+        self.note_decision(Limiter::Caller, admitted.is_ok());
+        Ok(admitted?)
+    }
+}
+
+/// A request that has found its route.
+struct Asked<'a, 't, B> {
+    inbound: &'a Inbound<B>,
+    matched: Match<'a>,
+    plan: &'a Plan,
+    account: &'a mut Account<'t>,
+}
+
+/// What is gathered of a request on its way: for the record, and for the fields of its reply.
+struct Account<'a> {
+    exchange: Exchange<'a>,
+    route: Option<usize>,
+    /// What is left of the caller's rate.
+    quota: Option<Quota>,
+    /// Why it went upstream, once it did.
+    forward: Option<Forward>,
+    /// What an upstream exchange that failed took.
+    trip: Option<TripFacts>,
+}
+
+impl<'a> Account<'a> {
+    fn new(exchange: Exchange<'a>) -> Self {
+        Self { exchange, route: None, quota: None, forward: None, trip: None }
+    }
+
+    fn found(&mut self, matched: &Match<'_>) {
+        let index = usize::from(matched.route.index);
+        self.exchange.route(index);
+        self.route = Some(index);
+    }
+
+    fn note(&mut self, reply: Option<&Reply>) {
+        if let Some(trip) = self.trip.or_else(|| reply.and_then(|reply| reply.trip)) {
+            self.exchange.upstream(trip.cause, u32::from(trip.tries), trip.duration);
+        }
+        if let Some(reply) = reply {
+            self.exchange.masked(u64::from(reply.stored.facts.fields_masked));
+        }
+    }
+}
+
+impl<'a, B> Asked<'a, '_, B> {
+    /// What it is filed under.
+    fn key(&self, caller: Option<&Caller>) -> KeyRef<'a> {
+        KeyRef {
+            owner: caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id)),
+            route: self.matched.route.index,
+            target: self.matched.target,
+        }
+    }
+
+    fn method(&self) -> &Method {
+        self.inbound.method()
+    }
+
+    fn is_head(&self) -> bool {
+        *self.method() == Method::HEAD
+    }
+}

@@ -1,0 +1,108 @@
+//! [`Plan`]: what follows from one route's configuration, worked out once.
+//!
+//! *Invariants*
+//! 1. `made_under` changes with everything that shapes a stored answer: the upstream it came from, the
+//!    masker, the fields that pass. An entry made under another one is a miss.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use crate::cache::policy::{Heuristic, Partition, Rules};
+use crate::config::{CachePolicy, CallerMode, Config, Rate, SecretsMode};
+use crate::route::Route;
+use crate::upstream::Upstreams;
+
+/// One route's policy, ready to use.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Index of the route's upstream.
+    pub(super) upstream: usize,
+    /// What may be stored, and for how long.
+    pub(super) rules: Rules,
+    /// Part by which lifetimes of our own are shortened at random.
+    pub(super) jitter: f64,
+    /// Fingerprint of the configuration that shapes its answers.
+    pub(super) made_under: u64,
+    /// The `RateLimit-Policy` field of its replies.
+    pub(super) rate_policy: Option<HeaderValue>,
+}
+
+impl Plan {
+    pub(super) fn of(route: &Route, config: &Config, upstreams: &Upstreams, masker: u64) -> Self {
+        let name = &route.config.upstream;
+        let policy = route.cache().unwrap_or(&config.cache.policy);
+        let partition = match route.config.caller {
+            CallerMode::Token => Partition::Private,
+            CallerMode::Open => Partition::Shared,
+        };
+        Self {
+            upstream: upstreams.index(name).unwrap_or_default(),
+            rules: rules(policy, partition),
+            jitter: policy.jitter,
+            made_under: made_under(route, config, masker),
+            rate_policy: route.config.rate.or(config.limits.caller).and_then(rate_policy),
+        }
+    }
+
+    /// The rules with the route's own lifetimes shortened to `part` of the jitter drawn.
+    pub(super) fn rules_with(&self, shorten: impl Fn(Duration) -> Duration) -> Rules {
+        let mut rules = self.rules.clone();
+        rules.default_ttl = rules.default_ttl.map(&shorten);
+        rules.negative_ttl = rules.negative_ttl.map(shorten);
+        rules
+    }
+}
+
+fn rules(policy: &CachePolicy, partition: Partition) -> Rules {
+    let set = |ttl: Duration| (!ttl.is_zero()).then_some(ttl);
+    let shared = partition == Partition::Shared;
+    // The configured windows follow each other: stale-if-error begins where stale-while-revalidate ends.
+    // The rules count both from the end of the lifetime, as RFC 5861 does.
+    let stale_if_error = set(policy.stale_if_error)
+        .map_or(Duration::ZERO, |window| policy.stale_while_revalidate.saturating_add(window));
+    Rules {
+        partition,
+        default_ttl: set(policy.ttl),
+        negative_ttl: set(policy.negative_ttl),
+        max_ttl: policy.max_ttl,
+        stale_while_revalidate: policy.stale_while_revalidate,
+        stale_if_error,
+        stale_directives: true,
+        keep: policy.keep,
+        heuristic: (shared && policy.heuristic)
+            .then_some(Heuristic { fraction: HEURISTIC_FRACTION, cap: policy.max_ttl }),
+        store_no_store: policy.store_no_store,
+        request_directives: policy.request_directives,
+        targets: if shared { policy.targeted.clone() } else { Vec::new() },
+        store_set_cookie: policy.store_set_cookie,
+    }
+}
+
+fn made_under(route: &Route, config: &Config, masker: u64) -> u64 {
+    let mut hash = blake3::Hasher::new();
+    let url = config.upstreams.get(&route.config.upstream).map(|upstream| upstream.url.to_string());
+    hash.update(FIELDS_VERSION);
+    hash.update(url.unwrap_or_default().as_bytes());
+    hash.update(&masker.to_le_bytes());
+    hash.update(&[
+        u8::from(route.config.secrets == SecretsMode::Mask),
+        u8::from(route.forwards_all()),
+        u8::from(route.wants_token()),
+    ]);
+    let digest = hash.finalize();
+    let (first, _) = digest.as_bytes().split_first_chunk().unwrap_or((&[0; 8], &[]));
+    u64::from_le_bytes(*first)
+}
+
+/// `"caller";q=BURST;w=SECONDS` (draft-ietf-httpapi-ratelimit-headers §3).
+fn rate_policy(rate: Rate) -> Option<HeaderValue> {
+    let window = rate.burst.div_ceil(rate.per_second.max(1)).max(1);
+    HeaderValue::from_str(&format!("\"caller\";q={};w={window}", rate.burst)).ok()
+}
+
+/// Changes when the lists of fields that pass do.
+const FIELDS_VERSION: &[u8] = b"unitgate fields 1";
+
+/// RFC 9111 §4.2.2 suggests a tenth of the time since the last modification.
+const HEURISTIC_FRACTION: f64 = 0.1;

@@ -1,0 +1,384 @@
+//! What goes out: a success made of a stored response, or a problem made of an [`Error`].
+//!
+//! *Invariants*
+//! 1. A stored response goes to its owner alone: asked once more here, whatever the lookup said.
+//! 2. The client's own conditions are answered here, over what it may see (RFC 9110 §13).
+//! 3. A problem quotes nothing but our own table, and is never cached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
+
+use super::{Account, Gateway};
+use super::compose::PROBLEM_JSON;
+use super::fetch::{Landed, Origin, TripFacts};
+use super::inbound::Inbound;
+use crate::cache::Status;
+use crate::cache::flight::Role;
+use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer, age_value};
+use crate::cache::stored::Stored;
+use crate::caller::CallerError;
+use crate::clock::Now;
+use crate::error::Error;
+use crate::limit::{Limiter, Quota, Throttled};
+use crate::route::RouteError;
+use crate::telemetry::{self, Outcome};
+
+/// A success on its way out.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) stored: Arc<Stored>,
+    pub(super) status: Status,
+    pub(super) trip: Option<TripFacts>,
+    forward: Option<Forward>,
+    fwd_status: Option<StatusCode>,
+    kept: bool,
+}
+
+impl Reply {
+    /// From memory, fresh.
+    pub(super) fn hit(stored: Arc<Stored>) -> Self {
+        Self::of(stored, Status::Hit)
+    }
+
+    /// From memory, stale, while it is being refreshed.
+    pub(super) fn stale(stored: Arc<Stored>) -> Self {
+        Self::of(stored, Status::StaleWhileRevalidate)
+    }
+
+    /// From memory, stale, since the upstream failed.
+    pub(super) fn stale_if_error(stored: Arc<Stored>) -> Self {
+        Self { forward: Some(Forward::Stale), ..Self::of(stored, Status::StaleIfError) }
+    }
+
+    /// From a flight.
+    pub(super) fn landed(landed: &Landed, role: Role, why: Forward) -> Self {
+        let stored = Arc::clone(&landed.stored);
+        let (status, fwd_status) = match (landed.origin, role) {
+            (Origin::Store, _) => return Self::hit(stored),
+            (Origin::Renewed, Role::Leader) => (Status::Revalidated, StatusCode::NOT_MODIFIED),
+            (Origin::Upstream(status), Role::Leader) => (Status::Miss, status),
+            (Origin::Renewed, Role::Joiner) => (Status::Coalesced, StatusCode::NOT_MODIFIED),
+            (Origin::Upstream(status), Role::Joiner) => (Status::Coalesced, status),
+        };
+        Self {
+            trip: landed.trip.filter(|_| role == Role::Leader),
+            forward: Some(why),
+            fwd_status: Some(fwd_status),
+            kept: landed.kept,
+            ..Self::of(stored, status)
+        }
+    }
+
+    /// From a route or method without a cache.
+    pub(super) fn forwarded(stored: Arc<Stored>, why: Forward, trip: TripFacts) -> Self {
+        let fwd_status = Some(stored.status);
+        let reply = Self::of(stored, Status::Forwarded);
+        Self { forward: Some(why), fwd_status, trip: Some(trip), ..reply }
+    }
+
+    fn of(stored: Arc<Stored>, status: Status) -> Self {
+        Self { stored, status, trip: None, forward: None, fwd_status: None, kept: false }
+    }
+
+    /// Whether a stale copy may stand in for it (RFC 5861 §4; likewise for an upstream's 429).
+    pub(super) fn is_excusable(&self) -> bool {
+        matches!(self.stored.status.as_u16(), 429 | 500 | 502 | 503 | 504)
+    }
+
+    fn cache_status(&self, now: &Now) -> CacheStatus {
+        let ttl = Some(self.stored.life.ttl(self.stored.age(now)));
+        let Some(forward) = self.forward else {
+            return CacheStatus::hit(ttl.unwrap_or_default());
+        };
+        let mut status = CacheStatus::forwarded(forward);
+        status.fwd_status = self.fwd_status.map(|status| status.as_u16());
+        status.stored = self.kept;
+        status.collapsed = self.status == Status::Coalesced;
+        if self.status == Status::StaleIfError {
+            status.detail = Some("stale-if-error");
+        }
+        if self.kept || self.status == Status::StaleIfError {
+            status.ttl = ttl;
+        }
+        status
+    }
+
+    /// Whether the reply came out of the store, now or a moment ago.
+    fn is_from_cache(&self) -> bool {
+        match self.status {
+            Status::Hit | Status::StaleWhileRevalidate | Status::StaleIfError => true,
+            Status::Revalidated | Status::Miss | Status::Coalesced | Status::Forwarded => false,
+        }
+    }
+}
+
+impl Gateway {
+    /// The response of a result, and what the record says of it.
+    pub(super) fn conclude<B>(
+        &self,
+        inbound: &Inbound<B>,
+        result: Result<Reply, Error>,
+        account: &Account<'_>,
+    ) -> (Response<Full<Bytes>>, telemetry::Reply) {
+        let now = self.0.clock.now();
+        let (mut response, record) = match result {
+            Ok(reply) => self.present(inbound, &reply, &now),
+            Err(error) => refuse(inbound, &error, account),
+        };
+        let fields = response.headers_mut();
+        fields.insert(X_REQUEST_ID, inbound.id.clone());
+        if let Some(quota) = account.quota {
+            if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {
+                fields.insert(RATELIMIT_POLICY, policy);
+            }
+            fields.insert(RATELIMIT, rate_limit("caller", &quota));
+        }
+        (response, record)
+    }
+
+    fn present<B>(
+        &self,
+        inbound: &Inbound<B>,
+        reply: &Reply,
+        now: &Now,
+    ) -> (Response<Full<Bytes>>, telemetry::Reply) {
+        let stored = &*reply.stored;
+        let age = stored.age(now);
+        let mut response = if is_unchanged(inbound, stored) {
+            without_content(stored)
+        } else {
+            content(inbound, stored)
+        };
+        let fields = response.headers_mut();
+        if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
+            fields.insert(AGE, age_value(age));
+        }
+        reply.cache_status(now).append_to(NAME, fields);
+        let record = telemetry::Reply {
+            status: response.status(),
+            outcome: Outcome::Cache(reply.status),
+            bytes: body_length(inbound, &response),
+            age: reply.is_from_cache().then_some(age),
+            error: None,
+        };
+        (response, record)
+    }
+
+    fn rate_policy(&self, route: usize) -> Option<HeaderValue> {
+        self.0.plans.get(route).and_then(|plan| plan.rate_policy.clone())
+    }
+}
+
+/// Whether the client has it already (RFC 9110 §13.1.2): answered with 304 here.
+fn is_unchanged<B>(inbound: &Inbound<B>, stored: &Stored) -> bool {
+    if stored.status != StatusCode::OK || !inbound.is_safe_read() {
+        return false;
+    }
+    // A token route shows no Last-Modified, so no date of it can be meant.
+    let modified = match stored.owner {
+        crate::cache::stored::Owner::Caller(_) => None,
+        crate::cache::stored::Owner::Open => {
+            Some(policy::modified_at(&stored.fields.to_map(), stored.received.wall))
+        }
+    };
+    policy::not_modified(inbound.fields(), stored.etag.as_ref(), modified)
+}
+
+fn content<B>(inbound: &Inbound<B>, stored: &Stored) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(stored.body.bytes().clone()));
+    *response.status_mut() = stored.status;
+    append(response.headers_mut(), stored, |_name| true);
+    let ranged = *inbound.method() == Method::GET
+        && stored.status == StatusCode::OK
+        && stored.owner == crate::cache::stored::Owner::Open
+        && inbound.fields().contains_key(RANGE);
+    if ranged { partial(inbound.fields(), stored, response) } else { response }
+}
+
+/// A range of a complete response (RFC 9110 §14).
+fn partial(
+    request: &HeaderMap,
+    stored: &Stored,
+    mut response: Response<Full<Bytes>>,
+) -> Response<Full<Bytes>> {
+    let length = u64::try_from(stored.body.len()).unwrap_or(u64::MAX);
+    match policy::range_answer(request, response.headers(), length) {
+        RangeAnswer::Whole => response,
+        RangeAnswer::Partial(range) => {
+            let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(stored.body.len());
+            let slice = stored.body.bytes().slice(at(*range.start())..at(range.end().saturating_add(1)));
+            response.headers_mut().insert(CONTENT_RANGE, policy::content_range(&range, length));
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.map(|_whole| Full::new(slice))
+        }
+        RangeAnswer::Unsatisfiable => {
+            response.headers_mut().insert(CONTENT_RANGE, policy::unsatisfied_range(length));
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            response.map(|_whole| Full::default())
+        }
+    }
+}
+
+/// The 304 that stands for a stored 200 (RFC 9110 §15.4.5).
+fn without_content(stored: &Stored) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    append(response.headers_mut(), stored, |name| !OF_CONTENT.contains(name));
+    response
+}
+
+fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) -> bool) {
+    fields.reserve(stored.fields.len() + OUR_FIELDS);
+    for (name, value) in stored.fields.iter().filter(|(name, _)| keep(name)) {
+        fields.append(name.clone(), value.clone());
+    }
+}
+
+fn body_length<B>(inbound: &Inbound<B>, response: &Response<Full<Bytes>>) -> u64 {
+    use http_body::Body;
+    if *inbound.method() == Method::HEAD { 0 } else { response.body().size_hint().lower() }
+}
+
+/// A problem (RFC 9457) made of an error.
+fn refuse<B>(
+    inbound: &Inbound<B>,
+    error: &Error,
+    account: &Account<'_>,
+) -> (Response<Full<Bytes>>, telemetry::Reply) {
+    let profile = error.profile();
+    let policy = match error {
+        Error::Throttled(Throttled { by: Limiter::Caller, .. }) => Some("caller"),
+        Error::Throttled(Throttled { by: Limiter::Upstream, .. }) => Some("upstream"),
+        _ => None,
+    };
+    let id = inbound.id.to_str().ok();
+    let body = problem(profile.status, profile.code, profile.text, policy, id);
+    let head = *inbound.method() == Method::HEAD;
+    let length = u64::try_from(body.len()).unwrap_or_default();
+    let mut response = Response::new(Full::new(if head { Bytes::new() } else { body }));
+    *response.status_mut() = profile.status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, PROBLEM_JSON);
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if head {
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    explain(fields, error);
+    if let Some(forward) = account.forward {
+        let status = CacheStatus { detail: Some(profile.code), ..CacheStatus::forwarded(forward) };
+        status.append_to(NAME, fields);
+    }
+    let record = telemetry::Reply {
+        status: profile.status,
+        outcome: Outcome::of_error(profile.side, profile.status),
+        bytes: if head { 0 } else { length },
+        age: None,
+        error: Some((profile.code, profile.side)),
+    };
+    (response, record)
+}
+
+/// The fields that some refusals owe.
+fn explain(fields: &mut HeaderMap, error: &Error) {
+    match error {
+        Error::Route(RouteError::MethodNotAllowed { allow }) => {
+            if let Ok(allow) = HeaderValue::from_str(allow) {
+                fields.insert(ALLOW, allow);
+            }
+        }
+        Error::Caller(error) => {
+            fields.insert(WWW_AUTHENTICATE, challenge(*error));
+        }
+        Error::Throttled(throttled) => {
+            fields.insert(RETRY_AFTER, HeaderValue::from(throttled.retry_after));
+            if let (Some(quota), Limiter::Upstream) = (&throttled.quota, throttled.by) {
+                fields.insert(RATELIMIT_POLICY, quota_policy("upstream", quota));
+                fields.insert(RATELIMIT, rate_limit("upstream", quota));
+            }
+            if let (Some(quota), Limiter::Caller) = (&throttled.quota, throttled.by) {
+                fields.insert(RATELIMIT_POLICY, quota_policy("caller", quota));
+                fields.insert(RATELIMIT, rate_limit("caller", quota));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// RFC 6750 §3.1: no error code where no token was sent.
+fn challenge(error: CallerError) -> HeaderValue {
+    HeaderValue::from_static(match error {
+        CallerError::Missing => "Bearer realm=\"unitgate\"",
+        CallerError::Malformed | CallerError::Repeated => {
+            "Bearer realm=\"unitgate\", error=\"invalid_request\""
+        }
+        CallerError::TooLong => "Bearer realm=\"unitgate\", error=\"invalid_token\"",
+    })
+}
+
+/// `"NAME";r=…;t=…` (draft-ietf-httpapi-ratelimit-headers §4).
+fn rate_limit(name: &str, quota: &Quota) -> HeaderValue {
+    list_item(&format!("\"{name}\";r={};t={}", quota.remaining, quota.reset))
+}
+
+/// `"NAME";q=…;w=…` (draft-ietf-httpapi-ratelimit-headers §3).
+fn quota_policy(name: &str, quota: &Quota) -> HeaderValue {
+    list_item(&format!("\"{name}\";q={};w={}", quota.limit, quota.window))
+}
+
+fn list_item(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_impossible| HeaderValue::from_static(""))
+}
+
+/// The body of a problem that stands for an upstream's own words.
+pub(super) fn problem_body(status: StatusCode, code: &str, text: &str) -> Bytes {
+    problem(status, code, text, None, None)
+}
+
+fn problem(
+    status: StatusCode,
+    code: &str,
+    text: &str,
+    violated: Option<&str>,
+    request_id: Option<&str>,
+) -> Bytes {
+    let mut problem = serde_json::json!({
+        "type": violated.map_or_else(|| format!("urn:unitgate:problem:{code}"), |_| QUOTA.to_owned()),
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": text,
+        "code": code,
+    });
+    if let Some(members) = problem.as_object_mut() {
+        if let Some(id) = request_id {
+            members.insert("request_id".to_owned(), id.into());
+        }
+        if let Some(policy) = violated {
+            members.insert("violated-policies".to_owned(), serde_json::json!([policy]));
+        }
+    }
+    Bytes::from(problem.to_string())
+}
+
+/// Our name in `Cache-Status`.
+const NAME: &str = "unitgate";
+
+/// The registered problem type of an exceeded quota.
+const QUOTA: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// Fields that describe the content a 304 does not have.
+const OF_CONTENT: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_LENGTH];
+
+/// Fields added to those of a stored response.
+const OUR_FIELDS: usize = 6;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

@@ -1,0 +1,39 @@
+//! `unitgate`: a caching, masking, rate-limiting reverse proxy in front of the Cal.com integration API.
+//!
+//! ```text
+//!             ┌────────────────────────── gateway::respond ──────────────────────────┐
+//!  client ──► │ limit ─► route ─► caller ─► limit ─► cache ──hit──────────────► reply │ ──► client
+//!   listener  │  429      404      401       429       │ miss                   ▲     │
+//!             │           405                          ▼                        │     │
+//!             │           400                       flight ─► upstream ─► mask ─┤     │
+//!             │                                    (one per key)  502/504    502 ▼     │
+//!             │                                                              cache    │
+//!             └──────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The tour, in reading order:
+//!
+//! 1. [`gateway`]: the path of a request; every other module is one stage of it.
+//! 2. [`route`]: method and target → route; [`caller`]: token → digest; [`limit`]: who may ask how often.
+//! 3. [`mask`]: the only maker of bytes that may be stored or sent.
+//! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
+//! 5. [`upstream`]: one exchange, its deadlines and caps; [`error`]: every refusal in one table.
+//! 6. [`telemetry`] and [`admin`]: what operators see; [`listener`]: connections; [`config`]: what they decide.
+//! 7. [`server`] puts them together; [`clock`] and [`shutdown`]: time, chance, and the way to the end; [`demo`]: a tour with real requests.
+
+pub mod admin;
+pub mod caller;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod gateway;
+pub mod limit;
+pub mod listener;
+pub mod mask;
+pub mod route;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+pub mod upstream;

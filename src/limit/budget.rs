@@ -1,0 +1,124 @@
+//! One rate, counted per key by governor's GCRA, and what a client is told of it.
+//!
+//! *Invariants*
+//! 1. Waiting as long as a refusal says is enough, when nobody else draws on the bucket meanwhile.
+//! 2. `r` and `t` are those of the moment of the decision.
+//!
+//! *Why not* a window counter: it admits twice the rate across the edge of two windows.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::RateLimiter;
+use governor::clock::Clock as _;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+
+use super::store::{Buckets, Key, Ledger, Visit};
+use crate::clock::Clock;
+use crate::config::Rate;
+
+/// A limiter for keys of one kind.
+pub(super) struct Budget<K: Key> {
+    limiter: RateLimiter<Visit<K>, Ledger<K>, Ticks, StateInformationMiddleware>,
+    limit: u32,
+    window: u64,
+    interval: Duration,
+}
+
+impl<K: Key> Budget<K> {
+    /// Rates above one request per nanosecond count as that.
+    pub(super) fn new(rate: Rate, buckets: Arc<Buckets<K>>, clock: Clock) -> Self {
+        let at_least_one = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        let pace = at_least_one(rate.per_second.min(NANOS_PER_SECOND));
+        let burst = at_least_one(rate.burst);
+        let quota = governor::Quota::per_second(pace).allow_burst(burst);
+        let interval = quota.replenish_interval();
+        let ledger = Ledger::new(buckets, interval.into());
+        Self {
+            limiter: RateLimiter::new(quota, ledger, Ticks(clock)),
+            limit: burst.get(),
+            window: u64::from(burst.get().div_ceil(pace.get())),
+            interval,
+        }
+    }
+
+    /// Takes one request's worth from the bucket of `key`; `Err` when it is empty.
+    pub(super) fn take(&self, key: K) -> Result<Quota, Quota> {
+        self.visit(&Visit { key, takes: true })
+    }
+
+    /// What [`Budget::take`] would say, without taking.
+    pub(super) fn ask(&self, key: K) -> Result<Quota, Quota> {
+        self.visit(&Visit { key, takes: false })
+    }
+
+    fn visit(&self, visit: &Visit<K>) -> Result<Quota, Quota> {
+        match self.limiter.check_key(visit) {
+            Ok(seen) => {
+                let remaining = seen.remaining_burst_capacity();
+                let refill = self
+                    .interval
+                    .saturating_mul(self.limit.saturating_sub(remaining));
+                Ok(self.quota(remaining, seconds(refill)))
+            }
+            Err(until) => {
+                let wait = until.wait_time_from(self.limiter.clock().now());
+                Err(self.quota(0, seconds(wait).max(1)))
+            }
+        }
+    }
+
+    fn quota(&self, remaining: u32, reset: u64) -> Quota {
+        Quota {
+            limit: self.limit,
+            window: self.window,
+            remaining,
+            reset,
+        }
+    }
+}
+
+/// What the `RateLimit-Policy` and `RateLimit` fields say
+/// (draft-ietf-httpapi-ratelimit-headers-10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// `q`: how many requests a full bucket admits at once.
+    pub limit: u32,
+    /// `w`: in how many seconds an empty bucket is full again, rounded up; at least 1.
+    pub window: u64,
+    /// `r`: how many more requests would be admitted now.
+    pub remaining: u32,
+    /// `t`: whole seconds, rounded up. Beside an admission: until the bucket is full again, if
+    /// nothing is asked meanwhile. Beside a refusal: until the next request is admitted, never 0.
+    ///
+    /// The draft lets a server choose `t` anew with each answer, and asks that `Retry-After` be not
+    /// before it. To say "full again" on a refusal would make a client that is one request over the
+    /// limit stand still for the whole window.
+    pub reset: u64,
+}
+
+/// Our clock as governor reads it: monotonic, in nanoseconds since the process began.
+struct Ticks(Clock);
+
+impl governor::clock::Clock for Ticks {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        let elapsed = u64::try_from(self.0.mono().as_nanos()).unwrap_or(u64::MAX);
+        Nanos::new(elapsed.min(LATEST))
+    }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
+/// 292 years: governor adds up to 136 more, the refill of the largest burst, without looking at
+/// overflow.
+const LATEST: u64 = u64::MAX / 2;

@@ -1,0 +1,230 @@
+//! One connection from its first byte to its last.
+//!
+//! *Invariants*
+//! 1. It was counted as opened and is counted as closed, also when its handler panics.
+//! 2. An answer that may still be unread is not lost to a reset: the client's unread bytes are taken
+//!    off for a moment before the socket is closed (RFC 9112 §9.6).
+//! 3. What the client did wrong is answered where that is still possible.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use http::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::io::{Activity, Alarm, Patience, Ticks, Timed};
+use super::{Change, Handler, Refused};
+use crate::clock::Clock;
+use crate::config;
+
+/// What all connections of one `serve` share.
+pub(super) struct Port<H> {
+    pub(super) handler: H,
+    pub(super) ticks: Ticks,
+    clock: Clock,
+    http1: http1::Builder,
+    patience: Patience,
+    longest_line: usize,
+    draining: AtomicBool,
+    drain_began: Notify,
+}
+
+impl<H: Handler> Port<H> {
+    pub(super) fn new(config: &config::Listen, clock: Clock, handler: H) -> Self {
+        let mut http1 = http1::Builder::new();
+        // A client that closes its side has left (as nginx sees it): else nobody would notice one
+        // that really has while its request is worked on. More than 100 fields are too many by hyper's
+        // own count, which is kept: another one would cost an allocation per request.
+        http1.half_close(false).header_read_timeout(None);
+        http1
+            .max_header_size(config.head_size)
+            .max_buf_size(config.head_size.max(SMALLEST_BUFFER));
+        Self {
+            handler,
+            ticks: Ticks::new(),
+            clock,
+            http1,
+            patience: Patience {
+                head: config.head,
+                idle: config.idle,
+                write: config.write,
+            },
+            longest_line: config.head_size.min(LONGEST_LINE),
+            draining: AtomicBool::new(false),
+            drain_began: Notify::new(),
+        }
+    }
+
+    /// Tells every connection that it has to come to its end.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.drain_began.notify_waiters();
+    }
+
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// An answer of the listener's own, without content. With `Date` (RFC 9110 §6.6.1).
+    fn answer(&self, status: &str) -> String {
+        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + self.clock.now().wall);
+        format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\ndate: {date}\r\n\r\n"
+        )
+    }
+}
+
+/// What a connection runs on: TCP, and what is laid over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Closes with a reset and drops what was not delivered: for a client that takes nothing, so that
+    /// the kernel keeps none of it.
+    fn reset(self);
+}
+
+impl Stream for TcpStream {
+    fn reset(self) {
+        // Where it fails the socket is closed as usual.
+        self.set_zero_linger().ok();
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
+    let _counted = Counted::new(&port.handler);
+    let activity = Arc::new(Activity::new(port.ticks.clone()));
+    let (ended, stream) = exchange(stream, peer, &port, &activity).await;
+    if let Some(why) = ended {
+        port.handler.refused(why, peer);
+    }
+    match ended {
+        // What looks like a head behind a body may be what is left of that body, and an answer to it
+        // would be taken for one to the next request.
+        Some(Refused::SlowHead) if !activity.has_body() => {
+            farewell(stream, port.answer("408 Request Timeout")).await;
+        }
+        Some(Refused::LongTarget) => farewell(stream, port.answer("414 URI Too Long")).await,
+        Some(Refused::MalformedHead | Refused::LargeHead) => farewell(stream, String::new()).await,
+        None if activity.may_send_on(FAREWELL) => farewell(stream, String::new()).await,
+        Some(Refused::WriteStalled) => stream.reset(),
+        Some(Refused::SlowHead | Refused::Idle | Refused::Aborted | Refused::BadReply) | None => {}
+    }
+}
+
+/// Requests and answers until the connection ends, in order (`None`) or not; gives the stream back.
+async fn exchange<S: Stream, H: Handler>(
+    stream: S,
+    peer: SocketAddr,
+    port: &Port<H>,
+    activity: &Arc<Activity>,
+) -> (Option<Refused>, S) {
+    // One count to move per request, on a line of memory that no other connection touches.
+    let asked = Arc::new((port.handler.clone(), Arc::clone(activity)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let asked = Arc::clone(&asked);
+        asked.1.asked(!request.body().is_end_stream());
+        async move {
+            let (handler, activity) = &*asked;
+            let response = handler.call(request, peer).await;
+            activity.answered();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let timed = Timed::new(stream, Arc::clone(activity), port.longest_line);
+    let mut connection = port.http1.serve_connection(TokioIo::new(timed), service);
+    let mut alarm = Alarm::new(&port.patience);
+    let mut drain_began = pin!(port.drain_began.notified());
+    let mut waker: Option<Waker> = None;
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        // Asked again only under another waker: it takes a lock that all connections share.
+        let moved = !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if moved {
+            waker = Some(cx.waker().clone());
+            let _registered = drain_began.as_mut().poll(cx);
+        }
+        let mut served = Pin::new(&mut connection).poll(cx);
+        // Told after a look at what has come in, so that a request which is there is still answered.
+        if served.is_pending() && !told && port.draining() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            served = Pin::new(&mut connection).poll(cx);
+        }
+        match served {
+            Poll::Ready(served) => Poll::Ready(judge(served, activity)),
+            Poll::Pending => alarm.poll(cx, moved, activity, &port.patience).map(Some),
+        }
+    })
+    .await;
+    (ended, connection.into_parts().io.into_inner().into_inner())
+}
+
+/// What the end of hyper's part means. It has answered by itself to what it could not parse.
+fn judge(served: hyper::Result<()>, activity: &Activity) -> Option<Refused> {
+    if activity.long_target() {
+        return Some(Refused::LongTarget);
+    }
+    let error = served.err()?;
+    if error.is_parse_too_large() {
+        Some(Refused::LargeHead)
+    } else if error.is_parse() {
+        Some(Refused::MalformedHead)
+    } else if error.is_user() {
+        Some(Refused::BadReply)
+    } else if error.is_shutdown() {
+        // The client was quicker; all was said.
+        None
+    } else {
+        Some(Refused::Aborted)
+    }
+}
+
+/// Sends `answer`, closes our side, and takes off for a moment what the client still sends: closing at
+/// once would reset the connection, and the client could lose an answer that it has not read yet.
+async fn farewell<S: Stream>(mut stream: S, answer: String) {
+    let parting = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // Whatever comes of it, the connection ends here.
+    drop(tokio::time::timeout(FAREWELL, parting).await);
+}
+
+/// A connection in the handler's count.
+struct Counted<'a, H: Handler>(&'a H);
+
+impl<'a, H: Handler> Counted<'a, H> {
+    fn new(handler: &'a H) -> Self {
+        handler.connections(Change::Opened);
+        Self(handler)
+    }
+}
+
+impl<H: Handler> Drop for Counted<'_, H> {
+    fn drop(&mut self) {
+        self.0.connections(Change::Closed);
+    }
+}
+
+/// How long a closed connection's last bytes are waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// hyper's smallest buffer for a connection; smaller heads are still held to `listen.head_size`.
+const SMALLEST_BUFFER: usize = 8192;
+
+/// Below hyper's own limit of a target, so that each over-long one is answered and counted here.
+const LONGEST_LINE: usize = 65_000;

@@ -1,0 +1,264 @@
+//! The public port: accepts connections, speaks HTTP/1.1 and 1.0 on them, ends whoever stalls.
+//!
+//! *Invariants*
+//! 1. Every connection ends: while a request is not being worked on, one of the head, idle and write
+//!    timers is running; while it is, its handler's own deadlines are.
+//! 2. Each thing that ends a connection otherwise than in order is told to the handler once.
+//! 3. At most as many connections as [`Places`] has are open; further ones wait in the kernel's
+//!    backlog and are not accepted to be dropped.
+//! 4. Draining closes the sockets at once, idle connections at once, and the others after the answer
+//!    that is under way, which says `Connection: close`.
+//! 5. No timer is touched and nothing is allocated here per request.
+//!
+//! *Why not hyper's own timer:* it starts when a connection goes idle, so that idle and head time
+//! are one; it is set anew for each request, which costs 7 % of a small answer; and there is none for
+//! a client that does not read.
+//!
+//! *Why not answer 503 above the most connections:* the client would retry at once; a connection that
+//! waits in the backlog is served as soon as there is a place.
+
+mod bind;
+mod connection;
+mod framing;
+mod io;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::Error;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::clock::Clock;
+use crate::config;
+use crate::shutdown::Shutdown;
+
+pub use bind::{BindError, Lowered, bind, connection_cap};
+pub use framing::{FramingError, framing};
+
+use connection::Port;
+
+/// What answers the requests, and is told what the listener sees.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The body of its answers. Its bytes are at hand: idle time counts from when an answer is handed
+    /// over, or from the last byte of it that was written.
+    type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static;
+
+    /// Answers one request. How long the request's body may take is its own business; it is dropped
+    /// when the client leaves.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// A connection of `peer` ended otherwise than in order.
+    fn refused(&self, why: Refused, peer: SocketAddr) {
+        let _ = (why, peer);
+    }
+
+    /// A connection was opened or closed.
+    fn connections(&self, change: Change) {
+        let _ = change;
+    }
+
+    /// A connection could not be accepted, such as for want of file descriptors. After most errors the
+    /// listener rests for a moment, so this is called at most some 20 times a second for each `serve`.
+    fn accept_failed(&self, error: &Error) {
+        let _ = error;
+    }
+}
+
+/// Why a connection ended otherwise than in order: hyper or the listener answered by itself, or
+/// nobody did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// What came is no head of HTTP/1: answered 400. For an HTTP/2 preface closed only.
+    MalformedHead,
+    /// The fields are too large or too many: answered 431.
+    LargeHead,
+    /// The request line alone is longer than a head may be: answered 414.
+    LongTarget,
+    /// A head took longer than `listen.head`: answered 408.
+    SlowHead,
+    /// No request came for `listen.idle`: closed.
+    Idle,
+    /// The client took nothing of an answer for `listen.write`: reset.
+    WriteStalled,
+    /// The client left in the middle of a request or an answer.
+    Aborted,
+    /// The handler's answer could not be framed, a mistake of ours: closed.
+    BadReply,
+}
+
+impl Refused {
+    /// All of them, in the order of a connection's life.
+    pub const ALL: [Self; 8] = [
+        Self::MalformedHead,
+        Self::LargeHead,
+        Self::LongTarget,
+        Self::SlowHead,
+        Self::Idle,
+        Self::WriteStalled,
+        Self::Aborted,
+        Self::BadReply,
+    ];
+
+    /// Its name in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MalformedHead => "malformed_head",
+            Self::LargeHead => "large_head",
+            Self::LongTarget => "long_target",
+            Self::SlowHead => "slow_head",
+            Self::Idle => "idle",
+            Self::WriteStalled => "write_stalled",
+            Self::Aborted => "aborted",
+            Self::BadReply => "bad_reply",
+        }
+    }
+}
+
+/// What happened to the number of open connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One more.
+    Opened,
+    /// One less.
+    Closed,
+}
+
+/// The places for connections; clones share them, so that several [`serve`]s keep one cap.
+#[derive(Clone, Debug)]
+pub struct Places(Arc<Semaphore>);
+
+impl Places {
+    /// `connections` places, at least one.
+    pub fn new(connections: usize) -> Self {
+        Self(Arc::new(Semaphore::new(
+            connections.clamp(1, Semaphore::MAX_PERMITS),
+        )))
+    }
+
+    /// A place, as soon as there is one. `None` never happens: the places are never closed.
+    async fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).acquire_owned().await.ok()
+    }
+}
+
+/// Serves `sockets` until draining begins, then finishes what is in flight; returns when no
+/// connection is left. The caller bounds the wait by its deadline.
+///
+/// May run several times, each with sockets and a runtime of its own and clones of the same `places`.
+///
+/// # Errors
+/// When the runtime cannot watch a socket; nothing was accepted then.
+pub async fn serve<H: Handler>(
+    sockets: Vec<std::net::TcpListener>,
+    config: &config::Listen,
+    places: Places,
+    clock: Clock,
+    shutdown: Shutdown,
+    handler: H,
+) -> Result<(), Error> {
+    let sockets: Vec<TcpListener> = sockets
+        .into_iter()
+        .map(TcpListener::from_std)
+        .collect::<Result<_, _>>()?;
+    let port = Arc::new(Port::new(config, clock, handler));
+    let serving = async {
+        let (alive, mut gone) = mpsc::channel::<Infallible>(1);
+        {
+            let mut draining = pin!(shutdown.draining());
+            let mut turn = 0;
+            loop {
+                let (stream, peer, place) = tokio::select! {
+                    biased;
+                    () = &mut draining => break,
+                    accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
+                };
+                let (port, alive) = (Arc::clone(&port), alive.clone());
+                drop(shutdown.spawn(async move {
+                    let _held = (place, alive);
+                    connection::run(stream, peer, port).await;
+                }));
+            }
+        }
+        drop(sockets);
+        port.drain();
+        drop(alive);
+        gone.recv().await;
+    };
+    tokio::select! {
+        () = serving => Ok(()),
+        never = port.ticks.run() => match never {},
+    }
+}
+
+/// The next connection, once there is a place for it. Outlives every error: those of a single
+/// connection that is gone already are passed over, after any other (out of descriptors) it rests.
+async fn accept<H: Handler>(
+    sockets: &[TcpListener],
+    turn: &mut usize,
+    places: &Places,
+    handler: &H,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    let place = places.take().await;
+    loop {
+        match accept_any(sockets, turn).await {
+            Ok((stream, peer)) => {
+                // An answer is written at once and whole; waiting for more to send would only delay
+                // it. Fails only for a client that has left already, which the first read finds out.
+                stream.set_nodelay(true).ok();
+                return (stream, peer, place);
+            }
+            Err(error) => {
+                handler.accept_failed(&error);
+                if !is_of_one_connection(&error) {
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+/// Accepts from whichever socket has a connection, beginning with another one each time.
+async fn accept_any(
+    sockets: &[TcpListener],
+    turn: &mut usize,
+) -> Result<(TcpStream, SocketAddr), Error> {
+    *turn = turn.wrapping_add(1);
+    let first = turn.checked_rem(sockets.len()).unwrap_or_default();
+    poll_fn(|cx| {
+        let (before, after) = sockets.split_at(first);
+        for socket in after.iter().chain(before) {
+            if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Whether an error took its connection out of the backlog, so that accepting may go on at once.
+fn is_of_one_connection(error: &Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
+}
+
+/// How long accepting rests after an error that would come again at once.
+const REST: Duration = Duration::from_millis(50);

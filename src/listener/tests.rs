@@ -1,0 +1,676 @@
+//! Claims about the listener, made with real sockets and raw bytes.
+
+use std::net::Ipv6Addr;
+
+use http_body_util::{BodyExt as _, Full};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::shutdown::Phase;
+
+/// Answers by path, and tells the test what it was told.
+#[derive(Clone)]
+struct Desk(Arc<Inside>);
+
+struct Inside {
+    told: mpsc::UnboundedSender<Told>,
+    gate: Semaphore,
+    open: watch::Sender<(usize, usize)>,
+}
+
+/// What a test hears of.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Refused(Refused),
+    Entered,
+    HandlerDropped,
+}
+
+/// Says so when a request's work is dropped before its end.
+struct Working(Desk, bool);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.0.told.send(Told::HandlerDropped).ok();
+        }
+    }
+}
+
+impl Handler for Desk {
+    type Body = Full<Bytes>;
+
+    async fn call(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Self::Body> {
+        let (head, body) = request.into_parts();
+        match framing(&head) {
+            Ok(()) => {}
+            Err(FramingError::NotImplemented) => return status(501),
+            Err(FramingError::Bad) => return status(400),
+        }
+        match head.uri.path() {
+            "/wait" => {
+                let mut working = Working(self.clone(), false);
+                self.0.told.send(Told::Entered).unwrap();
+                self.0.gate.acquire().await.unwrap().forget();
+                working.1 = true;
+                Response::new("waited".into())
+            }
+            "/panic" => panic!("on purpose"),
+            "/big" => Response::new(vec![b'x'; BIG].into()),
+            "/echo" => match body.collect().await {
+                Ok(body) => Response::new(body.to_bytes().into()),
+                Err(_) => status(400),
+            },
+            "/refuse" => status(413),
+            "/both" => Response::builder()
+                .header("content-length", "5")
+                .header("transfer-encoding", "chunked")
+                .body("hello".into())
+                .unwrap(),
+            path => Response::new(path.to_owned().into()),
+        }
+    }
+
+    fn refused(&self, why: Refused, peer: SocketAddr) {
+        assert!(peer.ip().is_loopback());
+        self.0.told.send(Told::Refused(why)).ok();
+    }
+
+    fn connections(&self, change: Change) {
+        self.0.open.send_modify(|(opened, closed)| match change {
+            Change::Opened => *opened += 1,
+            Change::Closed => *closed += 1,
+        });
+    }
+}
+
+fn status(code: u16) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(code)
+        .body(Full::default())
+        .unwrap()
+}
+
+/// A listener that serves, and what is heard of it.
+struct Serving {
+    addresses: Vec<SocketAddr>,
+    shutdown: Shutdown,
+    desk: Desk,
+    told: Mutex<mpsc::UnboundedReceiver<Told>>,
+    done: JoinHandle<Result<(), Error>>,
+}
+
+impl Serving {
+    fn new() -> Self {
+        Self::with(patient(), &Places::new(100))
+    }
+
+    fn with(config: config::Listen, places: &Places) -> Self {
+        let sockets = bind(&config.address).unwrap();
+        let addresses = sockets
+            .iter()
+            .map(|socket| socket.local_addr().unwrap())
+            .collect();
+        let (tell, told) = mpsc::unbounded_channel();
+        let desk = Desk(Arc::new(Inside {
+            told: tell,
+            gate: Semaphore::new(0),
+            open: watch::Sender::new((0, 0)),
+        }));
+        let (shutdown, desk_too, places) = (Shutdown::new(), desk.clone(), places.clone());
+        let drained = shutdown.clone();
+        let serving =
+            async move { serve(sockets, &config, places, Clock::real(), drained, desk_too).await };
+        let done = Shutdown::new().spawn(serving);
+        Self {
+            addresses,
+            shutdown,
+            desk,
+            told: Mutex::new(told),
+            done,
+        }
+    }
+
+    async fn connect(&self) -> Client {
+        Client(soon(TcpStream::connect(self.addresses[0])).await.unwrap())
+    }
+
+    /// The next thing the listener told.
+    async fn told(&self) -> Told {
+        soon(poll_fn(|cx| self.told.lock().poll_recv(cx)))
+            .await
+            .unwrap()
+    }
+
+    async fn refused(&self, why: Refused) {
+        assert_eq!(self.told().await, Told::Refused(why));
+    }
+
+    /// Waits until so many connections have been opened and closed since the start.
+    async fn counted(&self, opened: usize, closed: usize) {
+        let mut open = self.desk.0.open.subscribe();
+        soon(open.wait_for(|counts| *counts == (opened, closed)))
+            .await
+            .unwrap();
+    }
+
+    fn opened(&self) -> usize {
+        self.desk.0.open.borrow().0
+    }
+
+    fn release(&self, waiting: usize) {
+        self.desk.0.gate.add_permits(waiting);
+    }
+}
+
+/// A client that says exactly what it is told to.
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        soon(self.0.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// One answer: its head and its content.
+    async fn reply(&mut self) -> (String, String) {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            bytes.push(soon(self.0.read_u8()).await.unwrap());
+        }
+        let head = String::from_utf8(bytes).unwrap().to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).unwrap_or("0");
+        let mut content = vec![0; length.lines().next().unwrap().parse().unwrap()];
+        soon(self.0.read_exact(&mut content)).await.unwrap();
+        (head, String::from_utf8(content).unwrap())
+    }
+
+    /// All that comes until the connection is closed in order.
+    async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        soon(self.0.read_to_end(&mut bytes)).await.unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    async fn get(&mut self, path: &str) -> String {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+            .await;
+        self.reply().await.1
+    }
+}
+
+/// A bound on what must happen, so that a failure is one and not a hang.
+async fn soon<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), work)
+        .await
+        .expect("it took too long")
+}
+
+fn patient() -> config::Listen {
+    let long = Duration::from_mins(1);
+    config::Listen {
+        address: vec!["127.0.0.1:0".parse().unwrap()],
+        via: None,
+        connections: 100,
+        head_size: 8192,
+        head: long,
+        idle: long,
+        body: long,
+        write: long,
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// More than the kernel takes into its buffers on both sides.
+const BIG: usize = 64 << 20;
+
+#[tokio::test]
+async fn a_connection_is_kept_for_further_requests() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    assert_eq!(client.get("/one").await, "/one");
+    assert_eq!(client.get("/two").await, "/two");
+    serving.counted(1, 0).await;
+    drop(client);
+    serving.counted(1, 1).await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    let requests: Vec<_> = (0..40)
+        .map(|i| format!("GET /{i} HTTP/1.1\r\nhost: a\r\n\r\n"))
+        .collect();
+    client.send(requests.concat()).await;
+    for i in 0..40 {
+        assert_eq!(client.reply().await.1, format!("/{i}"));
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_and_closed_unless_kept_alive() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client
+        .send("GET /kept HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+        .await;
+    let (head, content) = client.reply().await;
+    assert!(head.starts_with("http/1.0 200"), "{head}");
+    assert_eq!(content, "/kept");
+    client.send("GET /last HTTP/1.0\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("\r\n\r\n/last"));
+}
+
+#[tokio::test]
+async fn a_body_is_asked_for_and_read() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        .await;
+    assert!(client.reply().await.0.starts_with("http/1.1 100"));
+    client.send("hello").await;
+    assert_eq!(client.reply().await.1, "hello");
+}
+
+#[tokio::test]
+async fn a_head_that_takes_too_long_is_answered_408_and_ends() {
+    let serving = Serving::with(
+        config::Listen {
+            head: SHORT,
+            ..patient()
+        },
+        &Places::new(9),
+    );
+    let mut client = serving.connect().await;
+    assert_eq!(client.get("/first").await, "/first");
+    client.send("GET / HTTP/1.1\r\nhost:").await;
+    let answer = client.rest().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\ndate: "), "{answer}");
+    serving.refused(Refused::SlowHead).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_without_a_word() {
+    let serving = Serving::with(
+        config::Listen {
+            idle: SHORT,
+            ..patient()
+        },
+        &Places::new(9),
+    );
+    let mut never = serving.connect().await;
+    assert_eq!(never.rest().await, "");
+    serving.refused(Refused::Idle).await;
+    let mut used = serving.connect().await;
+    used.get("/").await;
+    assert_eq!(used.rest().await, "");
+    serving.refused(Refused::Idle).await;
+}
+
+#[tokio::test]
+async fn idle_time_does_not_end_a_request_that_is_worked_on() {
+    let serving = Serving::with(
+        config::Listen {
+            idle: SHORT,
+            ..patient()
+        },
+        &Places::new(9),
+    );
+    let mut busy = serving.connect().await;
+    busy.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(serving.told().await, Told::Entered);
+    // Two idle times, one after the other, go by on other connections.
+    for _ in 0..2 {
+        assert_eq!(serving.connect().await.rest().await, "");
+        serving.refused(Refused::Idle).await;
+    }
+    serving.release(1);
+    assert_eq!(busy.reply().await.1, "waited");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_ends() {
+    let serving = Serving::with(
+        config::Listen {
+            write: SHORT,
+            ..patient()
+        },
+        &Places::new(9),
+    );
+    let mut client = serving.connect().await;
+    client.send("GET /big HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    serving.refused(Refused::WriteStalled).await;
+    serving.counted(1, 1).await;
+    let mut got = Vec::new();
+    let ended = soon(client.0.read_to_end(&mut got)).await;
+    assert!(
+        ended.is_err() && got.len() < BIG,
+        "{ended:?} after {}",
+        got.len()
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_reads_gets_a_large_answer_whole() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /big HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.reply().await.1.len(), BIG);
+}
+
+#[tokio::test]
+async fn too_large_a_head_is_answered_431_and_told() {
+    let serving = Serving::new();
+    let (long, many) = ("x".repeat(9_000), "a: b\r\n".repeat(101));
+    for fields in [format!("a: {long}\r\n"), format!("a: {long}"), many] {
+        let mut client = serving.connect().await;
+        client
+            .send(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"))
+            .await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        serving.refused(Refused::LargeHead).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_line_longer_than_a_head_is_answered_414_and_told() {
+    let serving = Serving::new();
+    let path = "x".repeat(100_000);
+    for after in [" HTTP/1.1\r\nhost: a\r\n\r\n", ""] {
+        let mut client = serving.connect().await;
+        client.send(format!("GET /{path}{after}")).await;
+        let answer = client.rest().await;
+        assert!(
+            answer.starts_with("HTTP/1.1 414 URI Too Long\r\n"),
+            "{answer}"
+        );
+        serving.refused(Refused::LongTarget).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_400_and_told() {
+    let serving = Serving::new();
+    let huge = "content-length: 18446744073709551616";
+    let mut cases: Vec<String> = [
+        "a: b\r\n folded",
+        "a : b",
+        " a: b",
+        "a",
+        ": b",
+        "a: \0",
+        "a: b\rc",
+        "content-length: 5\r\ncontent-length: 6",
+        "content-length: 5, 5",
+        "content-length: +5",
+        "content-length: -1",
+        "content-length: ",
+        "content-length: 0x5",
+        huge,
+        "transfer-encoding: gzip",
+        "transfer-encoding: chunked, gzip",
+        "transfer-encoding: chunked;a=b",
+    ]
+    .map(|field| format!("POST / HTTP/1.1\r\nhost: a\r\n{field}\r\n\r\n"))
+    .into();
+    cases.extend(
+        [
+            "GET / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.2\r\n\r\n",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET / http/1.1\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET /a b HTTP/1.1\r\n\r\n",
+            "G\0T / HTTP/1.1\r\n\r\n",
+            "GET /\x01 HTTP/1.1\r\n\r\n",
+            "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03",
+        ]
+        .map(str::to_owned),
+    );
+    for case in cases {
+        let mut client = serving.connect().await;
+        client.send(&case).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{case:?}: {answer:?}");
+        assert_eq!(
+            serving.told().await,
+            Told::Refused(Refused::MalformedHead),
+            "{case:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_preface_is_closed_and_told() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client
+        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await;
+    assert_eq!(client.rest().await, "");
+    serving.refused(Refused::MalformedHead).await;
+}
+
+#[tokio::test]
+async fn a_coding_beside_chunked_is_501_and_chunked_twice_400() {
+    let serving = Serving::new();
+    for (codings, expected) in [
+        ("gzip, chunked", 501),
+        ("chunked, chunked", 400),
+        ("chunked\r\ntransfer-encoding: chunked", 400),
+    ] {
+        let mut client = serving.connect().await;
+        client
+            .send(format!(
+                "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: {codings}\r\n\r\n0\r\n\r\n"
+            ))
+            .await;
+        let (head, _) = client.reply().await;
+        assert!(
+            head.starts_with(&format!("http/1.1 {expected} ")),
+            "{codings}: {head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn length_and_coding_together_are_answered_once_and_closed() {
+    let serving = Serving::new();
+    for fields in [
+        "content-length: 40\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 3",
+    ] {
+        let mut client = serving.connect().await;
+        client
+            .send(format!(
+                "POST /echo HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n\
+                 GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+            ))
+            .await;
+        let answer = client.rest().await.to_ascii_lowercase();
+        assert!(
+            answer.starts_with("http/1.1 200 ") && answer.ends_with("\r\n\r\nok"),
+            "{answer}"
+        );
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn broken_chunks_end_the_connection_after_one_answer() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client
+        .send(
+            "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n\
+             GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
+        )
+        .await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_to_a_body_that_nobody_reads_is_not_lost_to_a_reset() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client
+        .send(format!(
+            "POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {BIG}\r\n\r\n"
+        ))
+        .await;
+    client.send(vec![b'x'; 8 << 20]).await;
+    let (head, _) = client.reply().await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_work_for_it() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(serving.told().await, Told::Entered);
+    drop(client);
+    let told = [serving.told().await, serving.told().await];
+    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
+    assert!(told.contains(&Told::Refused(Refused::Aborted)), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_mid_head_is_told() {
+    let serving = Serving::new();
+    serving.connect().await.send("GET / HT").await;
+    serving.refused(Refused::Aborted).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_framed_is_told() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /both HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    serving.refused(Refused::BadReply).await;
+    serving.counted(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_panic_closes_its_own_connection_only() {
+    let serving = Serving::new();
+    let mut other = serving.connect().await;
+    assert_eq!(other.get("/before").await, "/before");
+    let mut client = serving.connect().await;
+    client.send("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.rest().await, "");
+    serving.counted(2, 1).await;
+    assert_eq!(other.get("/after").await, "/after");
+}
+
+#[tokio::test]
+async fn connections_above_the_most_wait_and_are_served_in_the_end() {
+    let places = Places::new(1);
+    let serving = Serving::with(patient(), &places);
+    let also = Serving::with(patient(), &places);
+    let mut first = serving.connect().await;
+    assert_eq!(first.get("/1").await, "/1");
+    let (mut second, mut third) = (serving.connect().await, also.connect().await);
+    for waiting in [&mut second, &mut third] {
+        waiting
+            .send("GET /waited HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await;
+    }
+    assert_eq!(first.get("/2").await, "/2");
+    assert_eq!((serving.opened(), also.opened()), (1, 0));
+    drop(first);
+    assert!(second.rest().await.ends_with("/waited"));
+    assert!(third.rest().await.ends_with("/waited"));
+    serving.counted(2, 2).await;
+}
+
+#[tokio::test]
+async fn draining_closes_what_is_idle_and_finishes_what_is_in_flight() {
+    let serving = Serving::new();
+    let mut fresh = serving.connect().await;
+    let mut idle = serving.connect().await;
+    idle.get("/").await;
+    let mut busy = serving.connect().await;
+    busy.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(serving.told().await, Told::Entered);
+    serving.counted(3, 0).await;
+
+    serving.shutdown.enter(Phase::Draining);
+    assert_eq!(
+        (fresh.rest().await, idle.rest().await),
+        (String::new(), String::new())
+    );
+    serving.counted(3, 2).await;
+    let late = soon(TcpStream::connect(serving.addresses[0])).await;
+    assert_eq!(
+        late.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    assert!(!serving.done.is_finished());
+    assert_eq!(serving.shutdown.tracked(), 1);
+
+    serving.release(1);
+    let (head, content) = busy.reply().await;
+    assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+    assert_eq!(
+        (content.as_str(), busy.rest().await.as_str()),
+        ("waited", "")
+    );
+    soon(serving.done).await.unwrap().unwrap();
+    soon(serving.shutdown.idle()).await;
+}
+
+#[tokio::test]
+async fn every_address_is_served_and_ipv6_where_the_machine_has_it() {
+    let any = [
+        "127.0.0.1:0".parse().unwrap(),
+        "127.0.0.2:0".parse().unwrap(),
+        "[::1]:0".parse().unwrap(),
+    ];
+    let serving = Serving::with(
+        config::Listen {
+            address: any.into(),
+            ..patient()
+        },
+        &Places::new(9),
+    );
+    let has_ipv6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    assert_eq!(serving.addresses.len(), if has_ipv6 { 3 } else { 2 });
+    for _ in 0..2 {
+        for &address in &serving.addresses {
+            let mut client = Client(soon(TcpStream::connect(address)).await.unwrap());
+            assert_eq!(client.get("/here").await, "/here");
+        }
+    }
+}
+
+#[test]
+fn only_errors_of_one_connection_are_passed_over_without_a_rest() {
+    use std::io::ErrorKind;
+    assert!(is_of_one_connection(&ErrorKind::ConnectionAborted.into()));
+    // Out of descriptors, in the process and in the system.
+    for number in [24, 23] {
+        assert!(!is_of_one_connection(&Error::from_raw_os_error(number)));
+    }
+}
+
+#[test]
+fn every_refusal_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> = Refused::ALL.map(Refused::as_str).into();
+    assert_eq!(names.len(), Refused::ALL.len());
+}

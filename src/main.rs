@@ -1,0 +1,187 @@
+//! The process: command line, configuration, telemetry, runtime, signals, exit code.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use unitgate::clock::{Clock, Dice};
+use unitgate::config::Config;
+use unitgate::demo;
+use unitgate::server::{Server, Setting};
+use unitgate::telemetry::{Lines, diagnostics};
+
+/// A caching, masking, rate-limiting reverse proxy in front of the Cal.com integration API.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Command {
+    /// The configuration; every key is explained in the shipped file.
+    #[arg(long, value_name = "FILE", default_value = "config.toml", global = true)]
+    config: PathBuf,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Checks the configuration; prints the effective one and what follows from it.
+    Check,
+    /// Starts a sample upstream and a gateway on loopback, and shows what each feature does.
+    Demo(demo::Options),
+    /// Asks a running gateway's admin port whether it is alive; for images without a shell.
+    Healthcheck {
+        /// The admin address; by default the configured one.
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<SocketAddr>,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let result = match command.action {
+        None => load(&command.config).map_or_else(|| Ok(bad_configuration()), |config| run(&config)),
+        Some(Action::Check) => check(&command.config),
+        Some(Action::Demo(options)) => demo(&options),
+        Some(Action::Healthcheck { address }) => healthcheck(&command.config, address),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&format!("unitgate: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// The configuration, or its mistakes on standard error.
+fn load(path: &Path) -> Option<Config> {
+    match Config::load(path, std::env::vars_os()) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            Some(config)
+        }
+        Err(errors) => {
+            complain(&errors.to_string());
+            None
+        }
+    }
+}
+
+fn check(path: &Path) -> anyhow::Result<ExitCode> {
+    let Some(config) = load(path) else { return Ok(bad_configuration()) };
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", config.show())?;
+    writeln!(out, "\n# What follows:")?;
+    for line in config.consequences() {
+        writeln!(out, "# - {line}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let clock = Clock::real();
+    let lines = Lines::start(config.log.output).context("the log's thread can't be started")?;
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let subscriber =
+        diagnostics::subscriber(&config.log, rust_log.as_deref(), clock.clone(), lines.clone());
+    tracing::subscriber::set_global_default(subscriber).context("the log can't be set up")?;
+    diagnostics::hook_panics(lines.clone());
+    let dice = Dice::seeded(seed()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?;
+    runtime.block_on(async {
+        let mut end = signal(SignalKind::terminate()).context("SIGTERM can't be watched")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be watched")?;
+        let server = Server::start(config, Setting { lines: lines.clone(), clock, dice })?;
+        announce(config, &server);
+        tokio::select! {
+            _ = end.recv() => info!("SIGTERM: leaving; a second signal ends at once"),
+            _ = interrupt.recv() => info!("SIGINT: leaving; a second signal ends at once"),
+        }
+        tokio::select! {
+            _finished = server.leave() => {}
+            _ = end.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopped");
+        lines.flush(LAST_WORDS);
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// What an operator wants to know of a start.
+fn announce(config: &Config, server: &Server) {
+    for address in server.addresses() {
+        info!(%address, "listening");
+    }
+    match server.admin_address() {
+        Some(address) => info!(%address, "operators' port: /metrics /healthz /readyz"),
+        None => info!("operators' port: off"),
+    }
+    for (name, upstream) in &config.upstreams {
+        info!(upstream = %name, url = %upstream.url, "upstream");
+    }
+    for line in config.consequences() {
+        info!("{line}");
+    }
+}
+
+fn demo(options: &demo::Options) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?;
+    let mut out = std::io::stdout();
+    runtime.block_on(demo::run(options, &mut out, async {
+        // Without a handler Ctrl-C ends the process anyway.
+        drop(tokio::signal::ctrl_c().await);
+    }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn healthcheck(path: &Path, address: Option<SocketAddr>) -> anyhow::Result<ExitCode> {
+    let configured = || {
+        let config = load(path)?;
+        config.admin.address.map(loopback_if_unspecified)
+    };
+    let Some(address) = address.or_else(configured) else {
+        anyhow::bail!("no admin address to ask: set admin.address or pass --address");
+    };
+    unitgate::admin::healthcheck(address)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An address that listens everywhere is asked on loopback.
+fn loopback_if_unspecified(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn seed() -> anyhow::Result<u64> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).context("the operating system has no entropy")?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
+/// Words for people; nothing is left to do where even standard error is gone.
+fn complain(words: &str) {
+    drop(writeln!(std::io::stderr(), "{words}"));
+}
+
+/// A configuration with mistakes ends with a code of its own.
+fn bad_configuration() -> ExitCode {
+    ExitCode::from(2)
+}
+
+/// Longest wait for the log's last lines.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);

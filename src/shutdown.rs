@@ -1,0 +1,141 @@
+//! One signal to stop, one drain deadline, and the tasks that a drain waits for.
+//!
+//! *Invariants*
+//! 1. Every task of the library is spawned here, so that a drain knows what is still under way.
+//! 2. Draining begins once and is never taken back.
+//! 3. A task that panics is counted out like one that ended.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The process's way to its end; clones share one state.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    phase: Arc<watch::Sender<Phase>>,
+    tasks: Arc<watch::Sender<usize>>,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// The signal came: `/readyz` says 503, connections are still accepted for the configured delay.
+    Leaving,
+    /// Nothing is accepted any more; what is in flight is finished.
+    Draining,
+}
+
+impl Shutdown {
+    /// A process that is running.
+    pub fn new() -> Self {
+        Self {
+            phase: Arc::new(watch::Sender::new(Phase::Running)),
+            tasks: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// How far the end has come.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Moves on to `phase`; a step back is ignored.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let ahead = phase > *now;
+            if ahead {
+                *now = phase;
+            }
+            ahead
+        });
+    }
+
+    /// Resolves once draining has begun.
+    pub async fn draining(&self) {
+        let mut phase = self.phase.subscribe();
+        // An error would mean that the sender is gone, but we hold it.
+        drop(phase.wait_for(|phase| *phase == Phase::Draining).await);
+    }
+
+    /// Runs `work` as a task that the drain waits for.
+    pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let tracked = self.track();
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+        tokio::spawn(async move {
+            let _tracked = tracked;
+            work.await
+        })
+    }
+
+    /// Something the drain waits for until the returned guard is dropped.
+    pub fn track(&self) -> Tracked {
+        self.tasks.send_modify(|count| *count += 1);
+        Tracked(Arc::clone(&self.tasks))
+    }
+
+    /// Tasks and guards that are still there.
+    pub fn tracked(&self) -> usize {
+        *self.tasks.borrow()
+    }
+
+    /// Resolves once nothing is under way any more.
+    pub async fn idle(&self) {
+        let mut tasks = self.tasks.subscribe();
+        drop(tasks.wait_for(|count| *count == 0).await);
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Something the drain waits for.
+#[derive(Debug)]
+pub struct Tracked(Arc<watch::Sender<usize>>);
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_waits_for_a_task_and_no_longer() {
+        let shutdown = Shutdown::new();
+        let (open, gate) = tokio::sync::oneshot::channel::<()>();
+        let task = shutdown.spawn(async move { gate.await.is_ok() });
+        assert_eq!(shutdown.tracked(), 1);
+        open.send(()).unwrap();
+        shutdown.idle().await;
+        assert!(task.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_does_not_hold_up_the_drain() {
+        let shutdown = Shutdown::new();
+        let task = shutdown.spawn(async { panic!("on purpose") });
+        assert!(task.await.is_err());
+        shutdown.idle().await;
+    }
+
+    #[test]
+    fn draining_is_never_taken_back() {
+        let shutdown = Shutdown::new();
+        shutdown.enter(Phase::Draining);
+        shutdown.enter(Phase::Leaving);
+        assert_eq!(shutdown.phase(), Phase::Draining);
+    }
+}

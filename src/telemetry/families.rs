@@ -1,0 +1,271 @@
+//! Metric families with their handles kept: what is counted per request is an index, never a label lookup.
+//!
+//! *Invariants*
+//! 1. Every series that can occur is made when its family is, and reads 0 until something happens.
+//! 2. A count is never lost: a combination that nobody foresaw gets its series when it occurs.
+
+use std::marker::PhantomData;
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
+
+use crate::telemetry::labels::Label;
+use crate::telemetry::vocabulary::RouteLabels;
+
+/// One counter per value of a closed label.
+#[derive(Clone, Debug)]
+pub struct Counters<L> {
+    handles: Vec<IntCounter>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> Counters<L> {
+    pub(crate) fn new(vec: &IntCounterVec) -> Self {
+        let handles = L::ALL
+            .iter()
+            .map(|value| vec.with_label_values(&[value.as_str()]));
+        Self {
+            handles: handles.collect(),
+            label: PhantomData,
+        }
+    }
+
+    /// Counts one.
+    pub fn inc(&self, value: L) {
+        self.add(value, 1);
+    }
+
+    /// Counts `many`.
+    pub fn add(&self, value: L, many: u64) {
+        if let Some(handle) = self.handles.get(value.index()) {
+            handle.inc_by(many);
+        }
+    }
+
+    /// Takes over a total that is counted elsewhere.
+    pub fn catch_up(&self, value: L, total: u64) {
+        if let Some(handle) = self.handles.get(value.index()) {
+            catch_up(handle, total);
+        }
+    }
+}
+
+/// One counter per pair of two closed labels.
+#[derive(Clone, Debug)]
+pub struct PairCounters<A, B> {
+    handles: Vec<IntCounter>,
+    labels: PhantomData<(A, B)>,
+}
+
+impl<A: Label, B: Label> PairCounters<A, B> {
+    pub(crate) fn new(vec: &IntCounterVec) -> Self {
+        let pairs = A::ALL
+            .iter()
+            .flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
+        let handles = pairs.map(|(a, b)| vec.with_label_values(&[a.as_str(), b.as_str()]));
+        Self {
+            handles: handles.collect(),
+            labels: PhantomData,
+        }
+    }
+
+    /// Counts one.
+    pub fn inc(&self, a: A, b: B) {
+        if let Some(handle) = self.handles.get(a.index() * B::ALL.len() + b.index()) {
+            handle.inc();
+        }
+    }
+}
+
+/// One counter per value of a list that another module keeps; for what is rare enough to be searched.
+#[derive(Clone, Debug)]
+pub struct NamedCounters {
+    known: Vec<(&'static str, IntCounter)>,
+    vec: IntCounterVec,
+}
+
+impl NamedCounters {
+    pub(crate) fn new(vec: IntCounterVec, values: &[&'static str]) -> Self {
+        let known = values
+            .iter()
+            .map(|value| (*value, vec.with_label_values(&[value])));
+        Self {
+            known: known.collect(),
+            vec,
+        }
+    }
+
+    /// Counts one.
+    pub fn inc(&self, value: &'static str) {
+        match self.known.iter().find(|(known, _)| *known == value) {
+            Some((_, handle)) => handle.inc(),
+            None => self.vec.with_label_values(&[value]).inc(),
+        }
+    }
+}
+
+/// One counter per route and value of a closed label, where that route can have it.
+#[derive(Clone, Debug)]
+pub struct RouteCounters<L> {
+    routes: Vec<(String, Vec<Option<IntCounter>>)>,
+    vec: IntCounterVec,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> RouteCounters<L> {
+    pub(crate) fn new<I: Iterator<Item = L>>(
+        vec: IntCounterVec,
+        routes: &[RouteLabels],
+        possible: impl Fn(&RouteLabels) -> I,
+    ) -> Self {
+        let routes = routes.iter().map(|route| {
+            let mut handles = vec![None; L::ALL.len()];
+            for value in possible(route) {
+                if let Some(slot) = handles.get_mut(value.index()) {
+                    *slot = Some(vec.with_label_values(&[&*route.name, value.as_str()]));
+                }
+            }
+            (route.name.clone(), handles)
+        });
+        Self {
+            routes: routes.collect(),
+            vec,
+            label: PhantomData,
+        }
+    }
+
+    /// Counts one.
+    pub fn inc(&self, route: usize, value: L) {
+        let Some((name, handles)) = self.routes.get(route) else {
+            return;
+        };
+        match handles.get(value.index()) {
+            Some(Some(handle)) => handle.inc(),
+            _ => self.vec.with_label_values(&[&**name, value.as_str()]).inc(),
+        }
+    }
+}
+
+/// One histogram per value of a closed label.
+#[derive(Clone, Debug)]
+pub struct Histograms<L> {
+    handles: Vec<Histogram>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> Histograms<L> {
+    pub(crate) fn new(vec: &HistogramVec) -> Self {
+        let handles = L::ALL
+            .iter()
+            .map(|value| vec.with_label_values(&[value.as_str()]));
+        Self {
+            handles: handles.collect(),
+            label: PhantomData,
+        }
+    }
+
+    /// Observes one value, in the histogram's unit.
+    pub fn observe(&self, value: L, amount: f64) {
+        if let Some(handle) = self.handles.get(value.index()) {
+            handle.observe(amount);
+        }
+    }
+}
+
+/// One gauge per value of a closed label.
+#[derive(Clone, Debug)]
+pub struct Gauges<L> {
+    handles: Vec<IntGauge>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> Gauges<L> {
+    pub(crate) fn new(vec: &IntGaugeVec) -> Self {
+        let handles = L::ALL
+            .iter()
+            .map(|value| vec.with_label_values(&[value.as_str()]));
+        Self {
+            handles: handles.collect(),
+            label: PhantomData,
+        }
+    }
+
+    /// Sets the gauge.
+    pub fn set(&self, value: L, amount: i64) {
+        if let Some(handle) = self.handles.get(value.index()) {
+            handle.set(amount);
+        }
+    }
+}
+
+/// One histogram per upstream, found by route.
+#[derive(Clone, Debug)]
+pub struct UpstreamHistograms(Vec<Histogram>);
+
+impl UpstreamHistograms {
+    pub(crate) fn new(vec: &HistogramVec, routes: &[RouteLabels]) -> Self {
+        let handles = routes
+            .iter()
+            .map(|route| vec.with_label_values(&[&*route.upstream]));
+        Self(handles.collect())
+    }
+
+    /// Observes one value, in the histogram's unit.
+    pub fn observe(&self, route: usize, amount: f64) {
+        if let Some(handle) = self.0.get(route) {
+            handle.observe(amount);
+        }
+    }
+}
+
+/// One gauge per upstream, found by route.
+#[derive(Clone, Debug)]
+pub struct UpstreamGauges(Vec<Gauge>);
+
+impl UpstreamGauges {
+    pub(crate) fn new(vec: &GaugeVec, routes: &[RouteLabels]) -> Self {
+        let handles = routes
+            .iter()
+            .map(|route| vec.with_label_values(&[&*route.upstream]));
+        Self(handles.collect())
+    }
+
+    /// Sets the gauge.
+    pub fn set(&self, route: usize, amount: f64) {
+        if let Some(handle) = self.0.get(route) {
+            handle.set(amount);
+        }
+    }
+}
+
+/// Counters per upstream, found by route, and value of a list that another module keeps.
+#[derive(Clone, Debug)]
+pub struct UpstreamNamedCounters {
+    upstreams: Vec<String>,
+    vec: IntCounterVec,
+}
+
+impl UpstreamNamedCounters {
+    pub(crate) fn new(vec: IntCounterVec, routes: &[RouteLabels], values: &[&str]) -> Self {
+        let upstreams: Vec<_> = routes.iter().map(|route| route.upstream.clone()).collect();
+        for upstream in &upstreams {
+            for value in values {
+                vec.with_label_values(&[&**upstream, value]);
+            }
+        }
+        Self { upstreams, vec }
+    }
+
+    /// Counts one. Failures are rare next to requests: this one looks its labels up.
+    pub fn inc(&self, route: usize, value: &'static str) {
+        if let Some(upstream) = self.upstreams.get(route) {
+            self.vec.with_label_values(&[&**upstream, value]).inc();
+        }
+    }
+}
+
+/// Takes over a total that is counted elsewhere; a counter never goes back.
+pub(crate) fn catch_up(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}

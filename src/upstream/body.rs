@@ -1,0 +1,69 @@
+//! Reading an answer's body: whole, within the cap, of the length that was announced.
+//!
+//! *Invariants*
+//! 1. Never more than the cap is held; a larger announced length is refused before reading.
+//! 2. A body of another length than announced is an error, in HTTP/1.1 and in HTTP/2.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::UpstreamError;
+
+/// The length that Content-Length announces; several that differ are an error (RFC 9112 §6.3).
+pub(super) fn announced(fields: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
+    let mut announced = None;
+    for line in fields.get_all(CONTENT_LENGTH) {
+        for member in line.as_bytes().split(|byte| *byte == b',') {
+            let digits = member.trim_ascii();
+            let plain = digits.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(digits).ok().filter(|_| plain);
+            let length = length.and_then(|digits| digits.parse().ok());
+            let length = length.ok_or(UpstreamError::Protocol)?;
+            if *announced.get_or_insert(length) != length {
+                return Err(UpstreamError::Protocol);
+            }
+        }
+    }
+    Ok(announced)
+}
+
+/// Reads a body whole; one that came in a single piece is not copied.
+pub(super) async fn read(
+    mut body: Incoming,
+    announced: Option<u64>,
+    cap: usize,
+) -> Result<Bytes, UpstreamError> {
+    let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > cap) {
+        return Err(UpstreamError::TooLarge);
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| UpstreamError::from_body(&error))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.len().max(all.len()) + data.len() > cap {
+            return Err(UpstreamError::TooLarge);
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve(announced.unwrap_or(2 * (first.len() + data.len())));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    let whole = if all.is_empty() { first } else { all.freeze() };
+    match announced {
+        Some(length) if whole.len() < length => Err(UpstreamError::Truncated),
+        Some(length) if whole.len() > length => Err(UpstreamError::Protocol),
+        _ => Ok(whole),
+    }
+}

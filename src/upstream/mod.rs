@@ -1,0 +1,371 @@
+//! One exchange with an upstream: pooled connections, deadlines, caps, one unseen retry.
+//!
+//! *Invariants*
+//! 1. Every exchange ends within `upstream.total`, and no body grows past `upstream.max_body`.
+//! 2. A target goes out byte for byte, or not at all.
+//! 3. A write is sent at most once; a safe request at most twice, the second time on a connection
+//!    of its own.
+//! 4. A connection on which a deadline ran out, or that grew too old, carries no further request.
+//!
+//! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that
+//! has been idle for over a second, for its peer may be about to close it; a retry must not meet
+//! another dead connection.
+
+mod body;
+mod connect;
+mod decode;
+mod failure;
+pub mod fields;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use tokio::time::{Instant, timeout_at};
+
+use self::body::{announced, read};
+use self::connect::Connector;
+pub use self::connect::{Roots, SetupError};
+pub use self::decode::{DecodeError, decode};
+use self::failure::NoHead;
+pub use self::failure::{Failure, Sent, UpstreamError};
+use self::pool::{client, retire, span};
+use crate::clock::{Clock, Dice, Now};
+use crate::config;
+
+/// All upstreams and the connections to them.
+#[derive(Debug)]
+pub struct Upstreams {
+    names: BTreeMap<String, usize>,
+    origins: Vec<Origin>,
+    reads: Client<Connector, Full<Bytes>>,
+    writes: Client<Connector, Full<Bytes>>,
+    fresh: Client<Connector, Full<Bytes>>,
+    limits: config::Upstream,
+    roots: Roots,
+    clock: Clock,
+}
+
+/// What to ask of an upstream.
+#[derive(Clone)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// Path and query in origin-form (RFC 9112 §3.2.1), sent as they are.
+    pub target: Bytes,
+    /// The fields that cross, made by [`fields`]. Host and Content-Length are set here.
+    pub fields: HeaderMap,
+    /// The whole body; empty = none.
+    pub body: Bytes,
+    /// What may be done when the connection fails.
+    pub kind: Kind,
+}
+
+/// What may be done when a connection fails under a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// GET and HEAD: sent once more when a pooled connection turns out closed (RFC 9110 §9.2.2).
+    Safe,
+    /// Anything else: sent again only if nothing of it was sent.
+    Write,
+}
+
+/// An upstream's answer, complete.
+#[derive(Clone)]
+pub struct Answer {
+    /// The final status.
+    pub status: StatusCode,
+    /// All fields as received, hop-by-hop ones included.
+    pub fields: HeaderMap,
+    /// The body as coded; [`decode()`] undoes the content coding. Trailers are dropped.
+    pub body: Bytes,
+    /// Times and tries.
+    pub trip: Trip,
+}
+
+/// How an exchange went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trip {
+    /// Times the request was begun: 1, or 2 after an unseen retry.
+    pub tries: u8,
+    /// Whether the last try began on a pooled connection.
+    pub reused: bool,
+    /// Start of the exchange.
+    pub started_at: Now,
+    /// Start of the last try: the request time of RFC 9111 §4.2.3.
+    pub requested_at: Now,
+    /// When the head was complete: the response time of RFC 9111 §4.2.3. Without one, the end.
+    pub head_at: Now,
+    /// The end.
+    pub done_at: Now,
+}
+
+/// Where an upstream is.
+#[derive(Clone, Debug)]
+struct Origin {
+    scheme: Scheme,
+    authority: Authority,
+}
+
+/// A head that arrived, its body still to come.
+struct Head {
+    response: Response<Incoming>,
+    line: CaptureConnection,
+    at: Now,
+}
+
+impl Upstreams {
+    /// Clients for the `named` upstreams. Reads the system's roots and the CA file; connects to
+    /// nobody.
+    ///
+    /// # Errors
+    /// When the CA file or a URL is unusable.
+    pub fn new(
+        limits: &config::Upstream,
+        named: &BTreeMap<String, config::NamedUpstream>,
+        clock: Clock,
+        dice: Dice,
+    ) -> Result<Self, SetupError> {
+        let (store, roots) = connect::trusted(limits.ca_file.as_deref())?;
+        let connector = Connector::new(limits, store, dice)?;
+        let origins = named
+            .iter()
+            .map(|(name, upstream)| Origin::parse(name, &upstream.url));
+        Ok(Self {
+            names: named.keys().cloned().zip(0..).collect(),
+            origins: origins.collect::<Result<_, _>>()?,
+            reads: client(limits, &connector, Some(limits.idle)),
+            writes: client(limits, &connector, Some(limits.idle.min(WRITE_IDLE))),
+            fresh: client(limits, &connector, None),
+            limits: limits.clone(),
+            roots,
+            clock,
+        })
+    }
+
+    /// Where `name` stands among the upstreams; what [`Self::exchange`] takes.
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// How many certificate authorities are trusted.
+    pub fn roots(&self) -> Roots {
+        self.roots
+    }
+
+    /// Asks an upstream and reads its answer whole.
+    ///
+    /// A pooled connection that turns out closed costs one more try on a fresh one, unseen.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says what went wrong and whether the upstream may have acted.
+    pub async fn exchange(&self, upstream: usize, ask: Ask) -> Result<Answer, Failure> {
+        let total = Instant::now() + self.limits.total;
+        let now = self.clock.now();
+        let mut trip = Trip {
+            tries: 0,
+            reused: false,
+            started_at: now,
+            requested_at: now,
+            head_at: now,
+            done_at: now,
+        };
+        let head = match self.head(upstream, &ask, total, &mut trip).await {
+            Ok(head) => head,
+            Err((error, sent)) => {
+                trip.head_at = self.clock.now();
+                return Err(self.fail(error, sent, trip));
+            }
+        };
+        trip.head_at = head.at;
+        match self.body(&ask.method, head, total).await {
+            Ok((status, fields, body)) => {
+                trip.done_at = self.clock.now();
+                Ok(Answer {
+                    status,
+                    fields,
+                    body,
+                    trip,
+                })
+            }
+            Err(error) => Err(self.fail(error, Sent::Maybe, trip)),
+        }
+    }
+
+    /// Sends the request, if need be twice, until a head is there.
+    async fn head(
+        &self,
+        upstream: usize,
+        ask: &Ask,
+        total: Instant,
+        trip: &mut Trip,
+    ) -> Result<Head, (UpstreamError, Sent)> {
+        let origin = self.origins.get(upstream);
+        let uri = origin.and_then(|origin| origin.uri(&ask.target));
+        let uri = uri.ok_or((UpstreamError::Target, Sent::Nothing))?;
+        let pooled = match ask.kind {
+            Kind::Safe => &self.reads,
+            Kind::Write => &self.writes,
+        };
+        let (refused, sent) = match self.attempt(pooled, request(ask, &uri), total, trip).await {
+            Ok(head) => return Ok(head),
+            Err(refused) => refused,
+        };
+        let lost = refused.closed && trip.reused && ask.kind == Kind::Safe;
+        if !refused.unsent && !lost {
+            return Err((refused.error, sent));
+        }
+        self.attempt(&self.fresh, request(ask, &uri), total, trip)
+            .await
+            .map_err(|(refused, again)| {
+                (
+                    refused.error,
+                    if sent == Sent::Maybe { sent } else { again },
+                )
+            })
+    }
+
+    /// One try: a request on a connection of `client`, up to the end of the head.
+    async fn attempt(
+        &self,
+        client: &Client<Connector, Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
+        total: Instant,
+        trip: &mut Trip,
+    ) -> Result<Head, (NoHead, Sent)> {
+        let began = Instant::now();
+        trip.tries += 1;
+        trip.requested_at = self.clock.now();
+        let first_byte = began + self.limits.first_byte;
+        let line = capture_connection(&mut request);
+        let outcome = timeout_at(total.min(first_byte), client.request(request)).await;
+        let at = self.clock.now();
+        let span = span(&line);
+        trip.reused = span.is_some_and(|span| span.opened < began);
+        // Without a connection there was nothing to send on.
+        let sent = span.map_or(Sent::Nothing, |_| Sent::Maybe);
+        match outcome {
+            Ok(Ok(response)) => {
+                // The pool may hand a connection out again for as long as `idle`.
+                if span.is_some_and(|span| span.left() <= self.limits.idle) {
+                    retire(&line);
+                }
+                Ok(Head { response, line, at })
+            }
+            Ok(Err(error)) => {
+                let refused = NoHead::from_client(error);
+                let sent = if refused.unsent { Sent::Nothing } else { sent };
+                Err((refused, sent))
+            }
+            Err(_elapsed) => {
+                retire(&line);
+                let error = if first_byte < total {
+                    UpstreamError::FirstByteTimeout
+                } else {
+                    UpstreamError::TotalTimeout
+                };
+                Err((NoHead::broken(error), sent))
+            }
+        }
+    }
+
+    /// Checks a head and reads the body that follows it.
+    async fn body(
+        &self,
+        method: &Method,
+        head: Head,
+        total: Instant,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
+        let (parts, incoming) = head.response.into_parts();
+        let (status, fields) = (parts.status, parts.headers);
+        // RFC 9110 §15.2.2: 101 answers an Upgrade, and none is ever sent.
+        if status.is_informational() || status.as_u16() > 599 {
+            return Err(UpstreamError::Status);
+        }
+        if fields.len() > self.limits.max_fields {
+            return Err(UpstreamError::TooManyFields);
+        }
+        let chunked = fields.contains_key(TRANSFER_ENCODING);
+        if chunked && fields.contains_key(CONTENT_LENGTH) {
+            // RFC 9112 §6.3: the coding wins, but what follows on this connection is not trusted.
+            retire(&head.line);
+        }
+        let announced = if chunked { None } else { announced(&fields)? };
+        // RFC 9110 §6.4.1: these have none, whatever their fields say.
+        let none = method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if none {
+            return Ok((status, fields, Bytes::new()));
+        }
+        let read = timeout_at(total, read(incoming, announced, self.limits.max_body)).await;
+        let body = read.map_err(|_elapsed| {
+            retire(&head.line);
+            UpstreamError::TotalTimeout
+        })??;
+        Ok((status, fields, body))
+    }
+
+    fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {
+        Failure {
+            error,
+            sent,
+            trip: Trip {
+                done_at: self.clock.now(),
+                ..trip
+            },
+        }
+    }
+}
+
+impl Origin {
+    fn parse(name: &str, url: &Uri) -> Result<Self, SetupError> {
+        match (url.scheme(), url.authority()) {
+            (Some(scheme), Some(authority)) => Ok(Self {
+                scheme: scheme.clone(),
+                authority: authority.clone(),
+            }),
+            _ => Err(SetupError::Url {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    /// The URI of `target` here; `None` when its bytes would not all go out as they are.
+    fn uri(&self, target: &Bytes) -> Option<Uri> {
+        let path = PathAndQuery::from_maybe_shared(target.clone()).ok()?;
+        if !target.starts_with(b"/") || path.as_str().as_bytes() != target {
+            return None;
+        }
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .ok()
+    }
+}
+
+fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(ask.body.clone()));
+    *request.method_mut() = ask.method.clone();
+    *request.uri_mut() = uri.clone();
+    *request.headers_mut() = ask.fields.clone();
+    // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
+    for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
+        request.headers_mut().remove(name);
+    }
+    request
+}
+
+/// Longest idle time of a connection on which a write may start.
+const WRITE_IDLE: Duration = Duration::from_secs(1);

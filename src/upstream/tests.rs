@@ -1,0 +1,797 @@
+//! Claims about whole exchanges, against an upstream whose every byte a test decides.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::pool::HEAD_SIZE;
+use super::*;
+use crate::config::NamedUpstream;
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+
+/// An upstream whose every byte a test decides.
+struct Scripted(TcpListener);
+
+impl Scripted {
+    async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    async fn accept(&self) -> Peer {
+        Peer(within(self.0.accept()).await.unwrap().0)
+    }
+
+    /// Accepts, reads a request, answers `bytes`; the connection stays open with the caller.
+    async fn answer(&self, bytes: &[u8]) -> Peer {
+        let mut peer = self.accept().await;
+        peer.request().await;
+        peer.send(bytes).await;
+        peer
+    }
+}
+
+/// A connection as the upstream sees it.
+struct Peer(TcpStream);
+
+impl Peer {
+    /// Head and body of the next request, as text.
+    async fn request(&mut self) -> String {
+        let mut read = Vec::new();
+        within(async {
+            while !complete(&read) {
+                assert_ne!(
+                    self.0.read_buf(&mut read).await.unwrap(),
+                    0,
+                    "the client left"
+                );
+            }
+        })
+        .await;
+        String::from_utf8(read).unwrap()
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// Resolves once the client has closed the connection.
+    async fn closed(&mut self) {
+        let mut rest = Vec::new();
+        drop(within(self.0.read_to_end(&mut rest)).await);
+        assert!(
+            rest.is_empty(),
+            "a closed connection carried another request"
+        );
+    }
+}
+
+fn complete(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    body.len() >= length.map_or(0, |length| length.parse().unwrap())
+}
+
+async fn within<F: Future>(work: F) -> F::Output {
+    timeout(Duration::from_secs(20), work)
+        .await
+        .expect("a test waits for something that happens")
+}
+
+/// Lets the client's tasks run until a finished connection is back in its pool.
+async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Moves the sockets' clock ahead, with nobody waiting on it.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+fn limits() -> config::Upstream {
+    config::Upstream {
+        connect: Duration::from_secs(5),
+        first_byte: Duration::from_secs(10),
+        total: Duration::from_secs(15),
+        max_body: 64 << 10,
+        max_fields: 100,
+        idle: Duration::from_mins(1),
+        age: Duration::from_mins(5),
+        allow_plain: Vec::new(),
+        ca_file: None,
+    }
+}
+
+fn upstreams(url: &str, limits: &config::Upstream) -> Upstreams {
+    let named = BTreeMap::from([(
+        "api".to_owned(),
+        NamedUpstream {
+            url: url.parse().unwrap(),
+        },
+    )]);
+    let clock = Clock::steered(Duration::from_secs(1_000));
+    Upstreams::new(limits, &named, clock, Dice::seeded(1)).unwrap()
+}
+
+fn toward(server: &Scripted, limits: &config::Upstream) -> Upstreams {
+    upstreams(&format!("http://{}", server.address()), limits)
+}
+
+fn get(target: &str) -> Ask {
+    Ask {
+        method: Method::GET,
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        fields: HeaderMap::new(),
+        body: Bytes::new(),
+        kind: Kind::Safe,
+    }
+}
+
+fn post(body: &'static str) -> Ask {
+    let fields = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
+    Ask {
+        method: Method::POST,
+        fields,
+        body: body.into(),
+        kind: Kind::Write,
+        ..get("/w")
+    }
+}
+
+/// What a GET makes of `bytes`, after which the upstream closes.
+async fn answered(bytes: &[u8], limits: &config::Upstream) -> Result<Answer, Failure> {
+    let server = Scripted::start().await;
+    let client = toward(&server, limits);
+    let serve = async { drop(server.answer(bytes).await) };
+    tokio::join!(within(client.exchange(0, get("/"))), serve).0
+}
+
+/// The kind of failure that a GET makes of `bytes`.
+async fn refused(bytes: &[u8]) -> &'static str {
+    let Err(failure) = answered(bytes, &limits()).await else {
+        return "none";
+    };
+    assert_eq!((failure.trip.tries, failure.sent), (1, Sent::Maybe));
+    failure.error.kind()
+}
+
+#[tokio::test]
+async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let target = "/a%2Fb/./..//c;d=%zz?q=1&&x=%20+'{}|~é";
+    let mut ask = get(target);
+    ask.fields
+        .insert(HOST, HeaderValue::from_static("evil.example"));
+    ask.fields
+        .insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
+    let (answer, request) = tokio::join!(within(client.exchange(0, ask)), async {
+        let mut peer = server.accept().await;
+        let request = peer.request().await;
+        peer.send(OK).await;
+        request
+    });
+    let answer = answer.unwrap();
+    assert_eq!(
+        (answer.status, &answer.body[..]),
+        (StatusCode::OK, &b"{}"[..])
+    );
+    let want = format!(
+        "GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n",
+        server.address()
+    );
+    assert_eq!(request, want);
+}
+
+#[tokio::test]
+async fn a_target_that_would_change_on_its_way_is_refused() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    for target in [
+        "",
+        "*",
+        "x",
+        "?q",
+        "/a b",
+        "/a#f",
+        "/a\r\nb: c",
+        "/\u{7f}",
+        "http://x/",
+    ] {
+        let failure = client.exchange(0, get(target)).await.err().unwrap();
+        assert_eq!(
+            (failure.error.kind(), failure.sent),
+            ("target", Sent::Nothing),
+            "{target:?}"
+        );
+    }
+    let failure = client.exchange(7, get("/")).await.err().unwrap();
+    assert_eq!(failure.error.kind(), "target");
+}
+
+#[tokio::test]
+async fn a_write_carries_its_body_and_length() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let (answer, request) = tokio::join!(client.exchange(0, post("hello")), async {
+        let mut peer = server.accept().await;
+        let request = peer.request().await;
+        peer.send(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        request
+    });
+    assert_eq!(answer.unwrap().status, StatusCode::NO_CONTENT);
+    assert!(request.contains("content-length: 5\r\n") && request.ends_with("\r\n\r\nhello"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_connections_is_told_from_one_without_a_name() {
+    let closed = Scripted::start().await;
+    let client = toward(&closed, &limits());
+    drop(closed);
+    let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
+    assert_eq!(
+        (failure.error.kind(), failure.sent),
+        ("connect", Sent::Nothing)
+    );
+    assert_eq!(failure.trip.tries, 1);
+
+    // A label of 64 bytes is no name: the resolver refuses it without asking anyone.
+    let client = upstreams(&format!("http://{}.invalid", "a".repeat(64)), &limits());
+    let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
+    assert_eq!(
+        (failure.error.kind(), failure.sent),
+        ("resolve", Sent::Nothing)
+    );
+}
+
+#[tokio::test]
+async fn the_connect_deadline_covers_a_tls_handshake_that_never_comes() {
+    let server = Scripted::start().await;
+    let short = config::Upstream {
+        connect: Duration::from_millis(100),
+        ..limits()
+    };
+    let client = upstreams(&format!("https://{}", server.address()), &short);
+    let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
+    assert_eq!(
+        (failure.error.kind(), failure.sent),
+        ("connect_timeout", Sent::Nothing)
+    );
+    assert!(failure.error.is_timeout());
+}
+
+#[tokio::test]
+async fn a_late_first_byte_is_a_timeout_and_its_connection_is_not_used_again() {
+    let server = Scripted::start().await;
+    let short = config::Upstream {
+        first_byte: Duration::from_millis(250),
+        ..limits()
+    };
+    let client = toward(&server, &short);
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        let mut peer = server.accept().await;
+        peer.request().await;
+        peer.closed().await;
+    });
+    let failure = answer.err().unwrap();
+    assert_eq!(
+        (failure.error.kind(), failure.sent),
+        ("first_byte_timeout", Sent::Maybe)
+    );
+    assert!(failure.error.is_timeout());
+}
+
+#[tokio::test]
+async fn a_dripping_body_ends_with_the_total_deadline() {
+    let server = Scripted::start().await;
+    let short = config::Upstream {
+        total: Duration::from_millis(400),
+        ..limits()
+    };
+    let client = toward(&server, &short);
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        let mut peer = server
+            .answer(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")
+            .await;
+        peer.closed().await;
+    });
+    assert_eq!(answer.err().unwrap().error.kind(), "total_timeout");
+}
+
+#[tokio::test]
+async fn answers_that_break_the_protocol_are_refused_each_by_its_kind() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let many = (0..101)
+        .map(|n| format!("f{n}: x"))
+        .collect::<Vec<_>>()
+        .join("\r\n")
+        + "\r\n";
+    let vast = format!("f: {}\r\n", "x".repeat(4 * HEAD_SIZE));
+    let table = [
+        (
+            "protocol",
+            format!("{ok}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}"),
+        ),
+        ("protocol", format!("{ok}content-length: 2, 3\r\n\r\n{{}}")),
+        (
+            "protocol",
+            format!("{ok}content-length: 18446744073709551616\r\n\r\n{{}}"),
+        ),
+        ("protocol", format!("{ok}content-length: +2\r\n\r\n{{}}")),
+        ("protocol", format!("{ok}a b: c\r\n\r\n")),
+        ("protocol", "garbage\r\n\r\n".to_owned()),
+        (
+            "protocol",
+            format!("{ok}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n"),
+        ),
+        (
+            "truncated",
+            format!("{ok}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n"),
+        ),
+        (
+            "truncated",
+            format!("{ok}transfer-encoding: chunked\r\n\r\n9\r\n{{}}"),
+        ),
+        ("truncated", format!("{ok}content-length: 3\r\n\r\n{{}}")),
+        (
+            "status",
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
+                .to_owned(),
+        ),
+        (
+            "status",
+            "HTTP/1.1 600 What\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        ),
+        (
+            "status",
+            "HTTP/1.1 099 What\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        ),
+        ("too_many_fields", format!("{ok}{many}\r\n")),
+        ("too_many_fields", format!("{ok}{vast}\r\n")),
+        ("reset", "HTTP/1.1 200".to_owned()),
+        ("reset", String::new()),
+        ("too_large", format!("{ok}content-length: 65537\r\n\r\n")),
+        ("too_large", format!("{ok}\r\n{}", "x".repeat(65_537))),
+    ];
+    for (kind, bytes) in table {
+        assert_eq!(refused(bytes.as_bytes()).await, kind, "{bytes:.80}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_come_whole_however_they_are_framed() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let largest = "x".repeat(64 << 10);
+    let table = [
+        ("ab", format!("{ok}content-length: 2\r\n\r\nab")),
+        (
+            "ab",
+            format!("{ok}content-length: 2\r\ncontent-length: 2\r\n\r\nab"),
+        ),
+        (
+            "ab",
+            format!("{ok}transfer-encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\nt: x\r\n\r\n"),
+        ),
+        ("ab", format!("{ok}\r\nab")),
+        ("ab", "HTTP/1.0 200 OK\r\n\r\nab".to_owned()),
+        (
+            "ab",
+            format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{ok}content-length: 2\r\n\r\nab"),
+        ),
+        (
+            "",
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n".to_owned(),
+        ),
+        ("", "HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
+        (
+            &largest,
+            format!("{ok}content-length: 65536\r\n\r\n{largest}"),
+        ),
+        (&largest, format!("{ok}\r\n{largest}")),
+    ];
+    for (body, bytes) in table {
+        let answer = answered(bytes.as_bytes(), &limits()).await.unwrap();
+        assert!(answer.body == body.as_bytes(), "{bytes:.80}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_request_has_no_body_whatever_length_is_stated() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let ask = Ask {
+        method: Method::HEAD,
+        ..get("/")
+    };
+    let serve = server.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n");
+    let (answer, _peer) = tokio::join!(within(client.exchange(0, ask)), serve);
+    assert!(answer.unwrap().body.is_empty());
+}
+
+#[tokio::test]
+async fn an_answered_5xx_is_not_retried() {
+    let bytes = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let answer = answered(bytes, &limits()).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.trip.tries), (503, 1));
+}
+
+#[tokio::test]
+async fn connections_are_pooled_for_reads_and_for_writes() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    for ask in [get("/"), post("x")] {
+        let again = ask.clone();
+        let (first, mut peer) = tokio::join!(client.exchange(0, ask), server.answer(OK));
+        assert!(!first.unwrap().trip.reused);
+        settle().await;
+        let (second, ()) = tokio::join!(within(client.exchange(0, again)), async {
+            peer.request().await;
+            peer.send(OK).await;
+        });
+        assert!(second.unwrap().trip.reused);
+    }
+}
+
+/// A client with one pooled connection, and that connection's other end.
+async fn pooled(server: &Scripted, ask: Ask) -> (Upstreams, Peer) {
+    let client = toward(server, &limits());
+    let (answer, peer) = tokio::join!(client.exchange(0, ask), server.answer(OK));
+    answer.unwrap();
+    settle().await;
+    (client, peer)
+}
+
+#[tokio::test]
+async fn a_read_whose_pooled_connection_dies_is_tried_again_unseen() {
+    let server = Scripted::start().await;
+    let (client, mut old) = pooled(&server, get("/")).await;
+    let (answer, _peer) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        old.request().await;
+        drop(old);
+        server.answer(OK).await
+    });
+    let trip = answer.unwrap().trip;
+    assert_eq!((trip.tries, trip.reused), (2, false));
+}
+
+#[tokio::test]
+async fn a_read_is_tried_again_once_and_no_more() {
+    let server = Scripted::start().await;
+    let (client, mut old) = pooled(&server, get("/")).await;
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        old.request().await;
+        drop(old);
+        drop(server.answer(b"").await);
+    });
+    let failure = answer.err().unwrap();
+    assert_eq!((failure.error.kind(), failure.trip.tries), ("reset", 2));
+}
+
+#[tokio::test]
+async fn a_write_whose_pooled_connection_dies_is_not_sent_twice() {
+    let server = Scripted::start().await;
+    let (client, mut old) = pooled(&server, post("a")).await;
+    let (answer, ()) = tokio::join!(within(client.exchange(0, post("b"))), async {
+        assert!(old.request().await.ends_with("\r\n\r\nb"));
+        drop(old);
+    });
+    let failure = answer.err().unwrap();
+    assert_eq!((failure.error.kind(), failure.sent), ("reset", Sent::Maybe));
+    assert_eq!(failure.trip.tries, 1);
+}
+
+#[tokio::test]
+async fn a_write_does_not_start_on_a_connection_idle_for_over_a_second() {
+    let server = Scripted::start().await;
+    let (client, mut old) = pooled(&server, post("a")).await;
+    pass(Duration::from_millis(1_001)).await;
+    let (answer, _peer) = tokio::join!(within(client.exchange(0, post("b"))), server.answer(OK));
+    assert_eq!(answer.unwrap().trip.tries, 1);
+    old.closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_with_unasked_bytes_is_dropped() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let twice = [OK, b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nunasked"].concat();
+    let (first, mut old) = tokio::join!(client.exchange(0, get("/")), server.answer(&twice));
+    first.unwrap();
+    settle().await;
+    let (second, _peer) = tokio::join!(within(client.exchange(0, get("/"))), server.answer(OK));
+    assert_eq!(&second.unwrap().body[..], b"{}");
+    old.closed().await;
+}
+
+#[tokio::test]
+async fn a_length_beside_a_coding_ends_the_connection() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let both = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    let (first, mut old) = tokio::join!(client.exchange(0, get("/")), server.answer(both));
+    assert_eq!(&first.unwrap().body[..], b"{}");
+    settle().await;
+    let (second, _peer) = tokio::join!(within(client.exchange(0, get("/"))), server.answer(OK));
+    second.unwrap();
+    old.closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_would_grow_too_old_in_the_pool_is_not_kept() {
+    let server = Scripted::start().await;
+    let old = config::Upstream {
+        age: Duration::from_mins(1),
+        ..limits()
+    };
+    let client = toward(&server, &old);
+    let (first, mut peer) = tokio::join!(client.exchange(0, get("/")), server.answer(OK));
+    first.unwrap();
+    settle().await;
+    let (second, _peer) = tokio::join!(within(client.exchange(0, get("/"))), server.answer(OK));
+    assert!(!second.unwrap().trip.reused);
+    peer.closed().await;
+}
+
+/// A certificate authority, and a certificate of its for 127.0.0.1.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
+        }
+    }
+
+    fn file(&self) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(self.issuer.pem().as_bytes()).unwrap();
+        file
+    }
+
+    fn acceptor(&self, protocol: &[u8]) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key.into())
+            .unwrap();
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        TlsAcceptor::from(Arc::new(tls))
+    }
+}
+
+/// The address that a listener has, behind TLS, trusted by way of `ca`.
+fn secure(server: &Scripted, ca: &Authority, limits: config::Upstream) -> Upstreams {
+    let file = ca.file();
+    let limits = config::Upstream {
+        ca_file: Some(file.path().to_owned()),
+        ..limits
+    };
+    upstreams(&format!("https://{}", server.address()), &limits)
+}
+
+async fn handshake(server: &Scripted, tls: &TlsAcceptor) -> TlsStream<TcpStream> {
+    within(tls.accept(server.accept().await.0)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_upstream_is_trusted_by_way_of_the_ca_file() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    assert_eq!(client.roots().extra, 1);
+    let tls = ca.acceptor(b"http/1.1");
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        let mut stream = handshake(&server, &tls).await;
+        let mut request = Vec::new();
+        while !complete(&request) {
+            within(stream.read_buf(&mut request)).await.unwrap();
+        }
+        stream.write_all(OK).await.unwrap();
+        stream.flush().await.unwrap();
+    });
+    assert_eq!(answer.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_upstream_that_nobody_vouches_for_gets_no_request() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &Authority::new(), limits());
+    let tls = ca.acceptor(b"http/1.1");
+    let (answer, shaken) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        tls.accept(server.accept().await.0).await.is_ok()
+    });
+    let failure = answer.err().unwrap();
+    assert_eq!((failure.error.kind(), failure.sent), ("tls", Sent::Nothing));
+    assert!(!shaken);
+}
+
+#[tokio::test]
+async fn http2_is_agreed_on_by_alpn_and_gets_the_upstreams_authority() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"h2");
+    let mut ask = get("/a%2fb?c");
+    ask.fields
+        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    let serve = async {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        let answer = service_fn(async |request: Request<Incoming>| {
+            assert_eq!(request.version(), http::Version::HTTP_2);
+            let target = request.uri().to_string();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(target))))
+        });
+        drop(
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, answer)
+                .await,
+        );
+    };
+    let url = format!("https://{}/a%2fb?c", server.address());
+    tokio::select! {
+        () = serve => panic!("the connection ended"),
+        () = async {
+            let first = within(client.exchange(0, ask.clone())).await.unwrap();
+            assert_eq!((first.trip.reused, &first.body[..]), (false, url.as_bytes()));
+            let second = within(client.exchange(0, ask)).await.unwrap();
+            assert!(second.trip.reused);
+        } => {}
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_on_which_a_deadline_ran_out_is_not_used_again() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let short = config::Upstream {
+        first_byte: Duration::from_millis(300),
+        ..limits()
+    };
+    let client = secure(&server, &ca, short);
+    let tls = ca.acceptor(b"h2");
+    let silent = service_fn(async |_: Request<Incoming>| {
+        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let connection = async || {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        drop(builder.serve_connection(stream, silent).await);
+    };
+    let asks = async {
+        for _ in 0..2 {
+            let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
+            assert_eq!(
+                (failure.error.kind(), failure.trip.reused),
+                ("first_byte_timeout", false)
+            );
+        }
+    };
+    tokio::select! {
+        () = asks => {}
+        _ = async { tokio::join!(connection(), connection(), std::future::pending::<()>()) } => {}
+    }
+}
+
+#[tokio::test]
+async fn a_read_whose_http2_connection_dies_is_tried_again_unseen() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"h2");
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let stuck = Arc::new(Notify::new());
+    let seen = Arc::clone(&stuck);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            if request.uri().path() == "/stuck" {
+                seen.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
+        }
+    });
+    let dies = async {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        tokio::select! {
+            ended = builder.serve_connection(stream, answer) => panic!("{ended:?}"),
+            () = stuck.notified() => {}
+        }
+    };
+    let lives = async {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        let answer = service_fn(async |_: Request<Incoming>| {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"[]"))))
+        });
+        drop(builder.serve_connection(stream, answer).await);
+    };
+    let ask = async {
+        within(client.exchange(0, get("/"))).await.unwrap();
+        within(client.exchange(0, get("/stuck"))).await.unwrap()
+    };
+    let serve = async {
+        dies.await;
+        lives.await;
+    };
+    let (answer, ()) = tokio::join!(ask, serve);
+    assert_eq!((&answer.body[..], answer.trip.tries), (&b"[]"[..], 2));
+}
+
+#[tokio::test]
+async fn cold_reads_at_once_share_what_http2_connection_comes_about() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"h2");
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let answer = service_fn(async |_: Request<Incoming>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
+    });
+    let connection = async || {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        drop(builder.serve_connection(stream, answer).await);
+        std::future::pending::<()>().await;
+    };
+    let ask = async || within(client.exchange(0, get("/"))).await.unwrap();
+    tokio::select! {
+        _ = async { tokio::join!(connection(), connection(), connection()) } => unreachable!("they wait forever"),
+        answers = async { tokio::join!(ask(), ask(), ask()) } => {
+            assert!([answers.0, answers.1, answers.2].iter().all(|answer| &answer.body[..] == b"{}"));
+        }
+    }
+}
+
+#[test]
+fn a_ca_file_without_certificates_is_a_mistake() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let limits = config::Upstream {
+        ca_file: Some(file.path().to_owned()),
+        ..limits()
+    };
+    let named = BTreeMap::new();
+    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
+    assert!(matches!(made, Err(SetupError::NoCertificate { .. })));
+    let limits = config::Upstream {
+        ca_file: Some("/nonexistent".into()),
+        ..limits
+    };
+    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
+    assert!(matches!(made, Err(SetupError::CaFile { .. })));
+}
+
+#[test]
+fn every_kind_of_failure_has_a_label_of_its_own() {
+    let kinds: std::collections::BTreeSet<_> = UpstreamError::KINDS.into_iter().collect();
+    assert_eq!(kinds.len(), UpstreamError::KINDS.len());
+    assert!(kinds.contains(UpstreamError::Coding(DecodeError::Broken).kind()));
+}

@@ -1,0 +1,192 @@
+//! [`Gate`]: a whole gateway on free ports of loopback, its clock in the test's hand, its log captured.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::subscriber::DefaultGuard;
+use unitgate::clock::{Clock, Dice};
+use unitgate::config::{CachePolicy, Config, Level, NamedUpstream, Route};
+use unitgate::gateway::Gateway;
+use unitgate::server::{Server, Setting};
+use unitgate::telemetry::{Lines, Telemetry, diagnostics};
+
+use super::client::Client;
+use super::upstream::Upstream;
+use super::token;
+
+/// The gateway under test.
+pub(crate) struct Gate {
+    server: Option<Server>,
+    gateway: Gateway,
+    telemetry: Arc<Telemetry>,
+    address: SocketAddr,
+    admin: SocketAddr,
+    clock: Clock,
+    log: Capture,
+    _diagnostics: DefaultGuard,
+}
+
+impl Gate {
+    /// The shipped configuration in front of `upstream`, on free ports, without jitter; `change` departs
+    /// from it. A route's own cache policy is reached with [`policy`](Gate::policy).
+    pub(crate) fn start(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Self {
+        Self::before(upstream.address(), change)
+    }
+
+    /// The same in front of whatever listens at `upstream`.
+    pub(crate) fn before(upstream: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.listen.address = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        config.admin.address = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.log.level = Level::Trace;
+        let url: http::Uri = format!("http://{upstream}").parse().unwrap();
+        for named in config.upstreams.values_mut() {
+            *named = NamedUpstream { url: url.clone() };
+        }
+        Self::policy(&mut config, |policy| policy.jitter = 0.0);
+        change(&mut config);
+        Self::open(&config)
+    }
+
+    /// Changes the cache policy, in `[cache]` and on every route that is cached.
+    pub(crate) fn policy(config: &mut Config, change: impl Fn(&mut CachePolicy)) {
+        change(&mut config.cache.policy);
+        config.routes.iter_mut().filter_map(|route| route.cache.as_mut()).for_each(change);
+    }
+
+    /// A route of the configuration by its name.
+    pub(crate) fn route<'a>(config: &'a mut Config, name: &str) -> &'a mut Route {
+        config.routes.iter_mut().find(|route| route.name == name).expect("the route exists")
+    }
+
+    /// Exactly this configuration.
+    pub(crate) fn open(config: &Config) -> Self {
+        let log = Capture::default();
+        let lines = Lines::to(log.clone()).unwrap();
+        let clock = Clock::steered(START);
+        let subscriber = diagnostics::subscriber(&config.log, None, clock.clone(), lines.clone());
+        let diagnostics = tracing::subscriber::set_default(subscriber);
+        let setting = Setting { lines, clock: clock.clone(), dice: Dice::seeded(1) };
+        let server = Server::start(config, setting).unwrap();
+        Self {
+            gateway: server.gateway().clone(),
+            telemetry: Arc::clone(server.telemetry()),
+            address: server.addresses()[0],
+            admin: server.admin_address().unwrap_or(server.addresses()[0]),
+            server: Some(server),
+            clock,
+            log,
+            _diagnostics: diagnostics,
+        }
+    }
+
+    /// A caller with a token of its own.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        self.client_with(&format!("Bearer {}", token(name)))
+    }
+
+    /// A client that sends this `Authorization`.
+    pub(crate) fn client_with(&self, authorization: &str) -> Client {
+        Client::new(self.address, self.gateway.clone(), Some(authorization.to_owned()))
+    }
+
+    /// A client without a token.
+    pub(crate) fn stranger(&self) -> Client {
+        Client::new(self.address, self.gateway.clone(), None)
+    }
+
+    /// A client of the operators' port.
+    pub(crate) fn operator(&self) -> Client {
+        Client::new(self.admin, self.gateway.clone(), None)
+    }
+
+    /// Moves the gateway's clock ahead.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// The gateway's clock.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Everything logged so far: access lines and diagnostics, down to `trace`.
+    pub(crate) fn log(&self) -> String {
+        assert!(self.telemetry.flush(Duration::from_secs(5)), "the log could not be written");
+        String::from_utf8(self.log.bytes.lock().clone()).unwrap()
+    }
+
+    /// Waits until the log contains `text`.
+    pub(crate) async fn logged(&self, text: &str) {
+        let mut written = self.log.written.subscribe();
+        let contains = |_: &usize| String::from_utf8_lossy(&self.log.bytes.lock()).contains(text);
+        written.wait_for(contains).await.unwrap();
+    }
+
+    /// Everything in Prometheus' text format. What the cache and the limiters hold is filled in only when
+    /// the operators' port is asked.
+    pub(crate) fn metrics(&self) -> String {
+        self.telemetry.scrape()
+    }
+
+    /// The sum of the series of `unitgate_{name}` whose labels contain each of `labels`, such as
+    /// `outcome="hit"`. It fails if there is no such series.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        sum(&self.metrics(), name, labels)
+    }
+
+    /// The same, as the operators' port says it.
+    pub(crate) async fn scraped(&self, name: &str, labels: &[&str]) -> f64 {
+        sum(self.operator().get("/metrics").await.text(), name, labels)
+    }
+
+    /// Drains: waits for everything under way, refreshes in the background too. Says whether that was done
+    /// before the deadline. Log and metrics can still be read.
+    pub(crate) async fn leave(&mut self) -> bool {
+        self.server.take().expect("it left already").leave().await
+    }
+}
+
+fn sum(scrape: &str, name: &str, labels: &[&str]) -> f64 {
+    let name = format!("unitgate_{name}");
+    let mut series = scrape
+        .lines()
+        .filter_map(|line| line.strip_prefix(&name))
+        .filter(|rest| rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label)))
+        .map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+        .peekable();
+    assert!(series.peek().is_some(), "no series of {name} has {labels:?}");
+    series.sum()
+}
+
+/// Where the log goes; says when something was written.
+#[derive(Clone)]
+struct Capture {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    written: watch::Sender<usize>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { bytes: Arc::default(), written: watch::Sender::new(0) }
+    }
+}
+
+impl io::Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.lock().extend_from_slice(bytes);
+        self.written.send_modify(|written| *written += bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The wall time at which a gate starts: 2027-01-15 08:00:00 UTC.
+pub(crate) const START: Duration = Duration::from_secs(1_800_000_000);

@@ -120,9 +120,8 @@ fn announce(config: &Config, server: &Server) {
     for address in server.addresses() {
         info!(%address, "listening");
     }
-    match server.admin_address() {
-        Some(address) => info!(%address, "operators' port: /metrics /healthz /readyz"),
-        None => info!("operators' port: off"),
+    if let Some(address) = server.admin_address() {
+        info!(%address, "operators' port: /metrics /healthz /readyz");
     }
     for (name, upstream) in &config.upstreams {
         info!(upstream = %name, url = %upstream.url, "upstream");

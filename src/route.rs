@@ -31,9 +31,7 @@ pub struct Route {
     pub family: Option<u16>,
     /// What a successful write drops: index of the family, and of the member in [`Routes::members`].
     pub invalidates: Option<(u16, usize)>,
-    template: Vec<Segment>,
-    rest: bool,
-    unit_segment: Option<usize>,
+    template: Vec<Piece>,
 }
 
 /// A request's place in the table.
@@ -47,10 +45,15 @@ pub struct Match<'a> {
     pub unit: Option<&'a str>,
 }
 
-#[derive(Debug)]
-enum Segment {
+/// A template, cut at its parameters.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    /// These bytes, slashes included.
     Literal(String),
-    Parameter,
+    /// One segment that is not empty; `unit` where it names the unit.
+    Parameter { unit: bool },
+    /// Whatever is left.
+    Rest,
 }
 
 impl Routes {
@@ -60,8 +63,6 @@ impl Routes {
         let members = Self::members(config);
         let routes = config.routes.iter().enumerate().map(|(index, route)| {
             let position = |family: &String| families.iter().position(|known| known == family);
-            let segments: Vec<&str> = route.path.split('/').skip(1).collect();
-            let rest = segments.last().is_some_and(|last| last.starts_with("{*"));
             Route {
                 index: index16(index),
                 config: route.clone(),
@@ -70,16 +71,7 @@ impl Routes {
                     let member = members.iter().position(|known| *known == what.member)?;
                     Some((index16(position(&what.family)?), member))
                 }),
-                unit_segment: unit_segment(config, route, &segments),
-                template: segments
-                    .iter()
-                    .take(segments.len() - usize::from(rest))
-                    .map(|segment| match parameter(segment) {
-                        Some(_) => Segment::Parameter,
-                        None => Segment::Literal((*segment).to_owned()),
-                    })
-                    .collect(),
-                rest,
+                template: template(&route.path, &unit_names(config, route)),
             }
         });
         Self { routes: routes.collect() }
@@ -117,9 +109,11 @@ impl Routes {
         let target = uri.path_and_query().ok_or(RouteError::NotFound)?.as_str();
         let path = uri.path();
         let mut allowed: Vec<&Method> = Vec::new();
-        for route in self.routes.iter().filter(|route| route.matches(path)) {
+        for route in &self.routes {
+            let Some(parameters) = route.matches(path) else { continue };
             if route.config.methods.contains(method) {
-                return route.accept(path, uri.query(), target);
+                route.accept(path, uri.query(), &parameters)?;
+                return Ok(Match { route, target, unit: parameters.unit });
             }
             allowed.extend(&route.config.methods);
         }
@@ -151,45 +145,43 @@ impl Route {
         self.config.secrets == SecretsMode::Mask
     }
 
-    fn matches(&self, path: &str) -> bool {
-        let mut segments = path.split('/').skip(1);
-        for part in &self.template {
-            let matched = match (part, segments.next()) {
-                (Segment::Literal(literal), Some(segment)) => literal == segment,
-                (Segment::Parameter, Some(segment)) => !segment.is_empty(),
-                (_, None) => false,
-            };
-            if !matched {
-                return false;
+    /// What the path holds where the template has parameters, if the path is of this template.
+    fn matches<'a>(&self, path: &'a str) -> Option<Parameters<'a>> {
+        let mut left = path;
+        let mut parameters = Parameters { unit: None, all_ids: true, any: false };
+        for piece in &self.template {
+            match piece {
+                Piece::Literal(literal) => left = left.strip_prefix(literal.as_str())?,
+                Piece::Rest => {
+                    parameters.any = true;
+                    left = "";
+                }
+                Piece::Parameter { unit } => {
+                    let end = left.find('/').unwrap_or(left.len());
+                    let (segment, after) = left.split_at_checked(end).filter(|_| end > 0)?;
+                    parameters.note(segment, *unit);
+                    left = after;
+                }
             }
         }
-        self.rest || segments.next().is_none()
+        left.is_empty().then_some(parameters)
     }
 
     /// Judges a path that matched: invariant 2.
-    fn accept<'a>(
-        &'a self,
-        path: &'a str,
+    fn accept(
+        &self,
+        path: &str,
         query: Option<&str>,
-        target: &'a str,
-    ) -> Result<Match<'a>, RouteError> {
-        let parameters = self.rest || self.template.iter().any(|part| matches!(part, Segment::Parameter));
-        if (parameters || self.wants_token()) && is_ambiguous(path) {
+        parameters: &Parameters<'_>,
+    ) -> Result<(), RouteError> {
+        if (parameters.any || self.wants_token()) && is_ambiguous(path) {
             return Err(RouteError::AmbiguousPath);
         }
-        let mut unit = None;
-        for (index, (part, segment)) in self.template.iter().zip(path.split('/').skip(1)).enumerate() {
-            let is_unit = self.unit_segment == Some(index);
-            let parameter = matches!(part, Segment::Parameter);
-            if parameter && (is_unit || self.wants_token()) && !is_id(segment) {
-                return Err(RouteError::BadParameter);
-            }
-            if is_unit {
-                unit = Some(segment);
-            }
+        let ids_wanted = self.wants_token() || parameters.unit.is_some();
+        if ids_wanted && !parameters.all_ids {
+            return Err(RouteError::BadParameter);
         }
-        self.accept_query(query)?;
-        Ok(Match { route: self, target, unit })
+        self.accept_query(query)
     }
 
     fn accept_query(&self, query: Option<&str>) -> Result<(), RouteError> {
@@ -231,16 +223,33 @@ pub enum RouteError {
     UnknownParameter,
 }
 
+/// What a path holds where its template has parameters.
+struct Parameters<'a> {
+    unit: Option<&'a str>,
+    all_ids: bool,
+    any: bool,
+}
+
+impl<'a> Parameters<'a> {
+    fn note(&mut self, segment: &'a str, unit: bool) {
+        self.any = true;
+        self.all_ids &= crate::mask::is_unit_id(segment.as_bytes());
+        if unit {
+            self.unit = Some(segment);
+        }
+    }
+}
+
 /// Whether two readers could read `path` differently.
 fn is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
-    if bytes.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\') {
+    let odd = |byte: &u8| matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f);
+    // Nearly every path has none of these, and no segment that begins with a dot.
+    let odd = bytes.iter().any(odd);
+    if odd && (bytes.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\') || !escapes_are_plain(bytes)) {
         return true;
     }
-    if path.contains('%') && !escapes_are_plain(bytes) {
-        return true;
-    }
-    path.split('/').any(is_dot_segment)
+    (odd || path.contains("/.")) && path.split('/').any(is_dot_segment)
 }
 
 /// Every `%` begins an escape of two hex digits, and none of a slash, a backslash or a control.
@@ -263,26 +272,33 @@ fn is_dot_segment(segment: &str) -> bool {
     plain == "." || plain == ".."
 }
 
-/// The ids that a parameter of a token route may hold.
-fn is_id(segment: &str) -> bool {
-    crate::mask::is_unit_id(segment.as_bytes())
+/// Cuts a template at its parameters; those named like a unit's member hold the unit.
+fn template(path: &str, unit_names: &[&str]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut left = path;
+    while let Some((literal, after)) = left.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap_or((after, ""));
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal.to_owned()));
+        }
+        pieces.push(if name.starts_with('*') {
+            Piece::Rest
+        } else {
+            Piece::Parameter { unit: unit_names.contains(&name) }
+        });
+        left = after;
+    }
+    if !left.is_empty() {
+        pieces.push(Piece::Literal(left.to_owned()));
+    }
+    pieces
 }
 
-fn parameter(segment: &str) -> Option<&str> {
-    segment.strip_prefix('{')?.strip_suffix('}')
-}
-
-/// The segment that names the unit: the parameter called like the member by which writes name it.
-fn unit_segment(config: &Config, route: &config::Route, segments: &[&str]) -> Option<usize> {
-    let family = route.family.as_ref()?;
-    let names: Vec<&str> = config
-        .routes
-        .iter()
-        .filter_map(|other| other.invalidates.as_ref())
-        .filter(|what| what.family == *family)
-        .map(|what| what.member.as_str())
-        .collect();
-    segments.iter().position(|segment| parameter(segment).is_some_and(|name| names.contains(&name)))
+/// The members by which the writes of a route's family name units: a parameter called so is the unit.
+fn unit_names<'a>(config: &'a Config, route: &config::Route) -> Vec<&'a str> {
+    let of_family = |what: &&config::Invalidates| Some(&what.family) == route.family.as_ref();
+    let writes = config.routes.iter().filter_map(|other| other.invalidates.as_ref());
+    writes.filter(of_family).map(|what| what.member.as_str()).collect()
 }
 
 fn families(config: &Config) -> Vec<String> {

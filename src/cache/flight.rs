@@ -168,7 +168,7 @@ mod tests {
     }
 
     async fn landed(ticket: Ticket<u32>) -> Ended<u32> {
-        ticket.landed(Duration::from_secs(60)).await
+        ticket.landed(Duration::from_mins(1)).await
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use moka::notification::RemovalCause;
@@ -311,21 +311,25 @@ impl Slot {
     }
 }
 
-/// Drops an entry after its last window.
+/// Drops an entry after its last window. The instants are moka's own, and not looked at.
 struct LastWindow;
 
+#[expect(clippy::disallowed_types, reason = "moka's interface names them")]
 impl moka::Expiry<CacheKey, Slot> for LastWindow {
-    #[expect(clippy::disallowed_types, reason = "moka's interface; the value is not read")]
-    fn expire_after_create(&self, _key: &CacheKey, slot: &Slot, _at: Instant) -> Option<Duration> {
+    fn expire_after_create(
+        &self,
+        _key: &CacheKey,
+        slot: &Slot,
+        _at: std::time::Instant,
+    ) -> Option<Duration> {
         Some(slot.useful_for())
     }
 
-    #[expect(clippy::disallowed_types, reason = "moka's interface; the value is not read")]
     fn expire_after_update(
         &self,
         _key: &CacheKey,
         slot: &Slot,
-        _at: Instant,
+        _at: std::time::Instant,
         _left: Option<Duration>,
     ) -> Option<Duration> {
         Some(slot.useful_for())

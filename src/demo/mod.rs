@@ -85,16 +85,16 @@ pub async fn run<W: Write>(
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The words can't be written.
-    #[error("the demo can't be printed: {0}")]
+    #[error("the demo can't be printed")]
     Print(#[from] io::Error),
     /// The sample upstream can't listen.
-    #[error("the sample upstream can't be started: {0}")]
+    #[error("the sample upstream can't be started")]
     Sample(#[from] BindError),
     /// The machine refuses what the demo needs.
-    #[error("the demo can't be started: {0}")]
+    #[error("the demo can't be started")]
     Machine(#[source] io::Error),
     /// The gateway can't start.
-    #[error("the demo's gateway can't be started: {0}")]
+    #[error("the demo's gateway can't be started")]
     Gateway(#[from] StartError),
     /// A request of the tour got no reply.
     #[error("no reply from {url}: {why}")]

@@ -11,6 +11,7 @@ use super::client::Seen;
 pub(super) struct Page<'a, W> {
     out: &'a mut W,
     steps: u32,
+    checks: u32,
     unexpected: u32,
 }
 
@@ -20,6 +21,7 @@ impl<'a, W: Write> Page<'a, W> {
         Self {
             out,
             steps: 0,
+            checks: 0,
             unexpected: 0,
         }
     }
@@ -59,13 +61,13 @@ impl<'a, W: Write> Page<'a, W> {
 
     /// A reply: status, time, the upstream's count around it, `Cache-Status` as received.
     pub(super) fn reply(&mut self, seen: &Seen) -> io::Result<()> {
-        let cost = format!("upstream {}→{}", seen.upstream.start, seen.upstream.end);
+        let cost = format!("sample {}→{}", seen.upstream.start, seen.upstream.end);
         let status = seen.status.as_u16();
         let cache = match seen.field("Cache-Status") {
             Some(cache) => format!("Cache-Status: {cache}"),
             None => String::new(),
         };
-        let line = format!("{status}  {:>7}  {cost:<14}  {cache}", time(seen.took));
+        let line = format!("{status}  {:>7}  {cost:<12}  {cache}", time(seen.took));
         self.note(line.trim_end())
     }
 
@@ -84,6 +86,7 @@ impl<'a, W: Write> Page<'a, W> {
 
     /// Says so when something is not as it should be.
     pub(super) fn check(&mut self, holds: bool, claim: &str) -> io::Result<()> {
+        self.checks += 1;
         if holds {
             return Ok(());
         }
@@ -93,7 +96,12 @@ impl<'a, W: Write> Page<'a, W> {
         ))
     }
 
-    /// How many checks failed.
+    /// How many checks were made.
+    pub(super) fn checks(&self) -> u32 {
+        self.checks
+    }
+
+    /// How many of them failed.
     pub(super) fn unexpected(&self) -> u32 {
         self.unexpected
     }

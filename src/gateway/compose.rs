@@ -60,8 +60,8 @@ impl Gateway {
     ///
     /// # Errors
     /// When it fits no request of ours, or its body can't be proven masked.
-    pub(super) fn compose(&self, route: u16, asking: &Asking, answer: Answer) -> Result<Composed, Error> {
-        let route = self.route_at(route);
+    pub(super) fn compose(&self, index: u16, asking: &Asking, answer: Answer) -> Result<Composed, Error> {
+        let route = self.route_at(index);
         if !fits(asking, answer.status) {
             return Err(Error::UnaskedStatus);
         }
@@ -71,7 +71,7 @@ impl Gateway {
         let (body, facts) = match self.prove(route, asking, status, &fields, body) {
             Ok(proven) => proven,
             Err(error) => {
-                self.note_unproven(&error);
+                self.note_unproven(index, unproven_reason(&error));
                 if !(status.is_client_error() || status.is_server_error()) {
                     return Err(error);
                 }
@@ -185,18 +185,6 @@ impl Gateway {
         Ok(masker.json(plain)?)
     }
 
-    fn note_unproven(&self, error: &Error) {
-        let reason = match error {
-            Error::Unmaskable(error) => error.reason(),
-            Error::Decode(DecodeError::Unsupported) => "unknown_coding",
-            Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
-            Error::Decode(DecodeError::Window) => "coding_window",
-            Error::Decode(DecodeError::Broken) => "coding_broken",
-            _ => "charset",
-        };
-        self.metrics().mask_failures_total.inc(reason);
-    }
-
     #[expect(clippy::expect_used, reason = "a route index comes from the table itself")]
     pub(super) fn route_at(&self, index: u16) -> &Route {
         self.0.routes.at(index).expect("the index was taken from a route of this table")
@@ -259,6 +247,18 @@ impl Composed {
             made_under: 0,
             stamp: Stamp::default(),
         }
+    }
+}
+
+/// The label of an error of [`Gateway::prove`].
+fn unproven_reason(error: &Error) -> &'static str {
+    match error {
+        Error::Unmaskable(error) => error.reason(),
+        Error::Decode(DecodeError::Unsupported) => "unknown_coding",
+        Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
+        Error::Decode(DecodeError::Window) => "coding_window",
+        Error::Decode(DecodeError::Broken) => "coding_broken",
+        _ => "charset",
     }
 }
 

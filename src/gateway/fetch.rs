@@ -116,7 +116,7 @@ impl Gateway {
         &self,
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         prior: Option<Arc<Stored>>,
         why: Forward,
     ) -> Result<Reply, Error> {
@@ -128,7 +128,7 @@ impl Gateway {
         if role == Role::Joiner && landing.as_ref().is_ok_and(|landed| !landed.suits(&asked)) {
             // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
             // answer for itself alone: fetched again without company.
-            let job = self.job(&asked, key, None, prior, cause);
+            let job = self.job(&asked, key, caller, prior, cause);
             let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
             landing = job.run(stamp).await;
         }
@@ -158,12 +158,12 @@ impl Gateway {
         }
     }
 
-    /// What a flight for this request needs; takes the token out of the caller.
+    /// What a flight for this request needs, the token among it: it dies with the flight.
     pub(super) fn job<B>(
         &self,
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         prior: Option<Arc<Stored>>,
         cause: Cause,
     ) -> Job {
@@ -174,10 +174,10 @@ impl Gateway {
             key: key.to_key(),
             unit: asked.matched.unit.map(str::to_owned),
             family: route.family,
-            sent: self.fields_sent(asked, caller.as_ref()),
+            sent: self.fields_sent(asked, caller),
             selecting: if route.wants_token() { HeaderMap::new() } else { asked.inbound.fields().clone() },
-            caller: caller.as_ref().map(|caller| caller.id),
-            token_expires: caller.as_ref().and_then(|caller| caller.token.expires()),
+            caller: caller.map(|caller| caller.id),
+            token_expires: caller.and_then(|caller| caller.token.expires()),
             prior,
             cause,
             peer: asked.inbound.peer,
@@ -310,7 +310,7 @@ impl Job {
             kind: Kind::Safe,
         };
         let answer = self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
-        if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) {
+        if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE) {
             // Ended for good: no stale window covers a refusal.
             self.gateway.0.cache.end(&self.key);
         }

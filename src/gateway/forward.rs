@@ -47,7 +47,7 @@ impl Gateway {
     pub(super) async fn forward<B: Payload>(
         &self,
         asked: Asked<'_, '_, B>,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         why: Forward,
     ) -> Result<Reply, Error>
     {
@@ -57,7 +57,7 @@ impl Gateway {
         } else {
             self.guarded_body(&asked).await?
         };
-        let errand = self.errand(&asked, caller.as_ref(), body);
+        let errand = self.errand(&asked, caller, body);
         let result = if asked.method().is_safe() {
             errand.run().await
         } else {

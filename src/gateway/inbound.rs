@@ -88,6 +88,11 @@ impl<B> Inbound<B> {
 }
 
 impl<B: Payload> Inbound<B> {
+    /// Whether there is a body that nobody has read.
+    pub(super) fn leaves_body(&self) -> bool {
+        self.body.lock().as_ref().is_some_and(|body| !body.is_end_stream())
+    }
+
     /// Reads the body whole.
     pub(super) async fn read_body(&self, gateway: &Gateway) -> Result<Bytes, Error> {
         let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };

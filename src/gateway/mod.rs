@@ -199,18 +199,18 @@ impl Gateway {
         let plan = self.plan_at(matched.route.index);
         let asked = Asked { inbound, matched, plan, account };
         if inbound.is_safe_read() && matched.route.cache().is_some() {
-            self.serve(asked, caller).await
+            self.serve(asked, caller.as_ref()).await
         } else {
             let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
-            self.forward(asked, caller, why).await
+            self.forward(asked, caller.as_ref(), why).await
         }
     }
 
     /// A request that may be answered from the cache (RFC 9111 §4).
-    async fn serve<B: Payload>(&self, asked: Asked<'_, '_, B>, caller: Option<Caller>) -> Result<Reply, Error>
+    async fn serve<B: Payload>(&self, asked: Asked<'_, '_, B>, caller: Option<&Caller>) -> Result<Reply, Error>
     {
         let now = self.0.clock.now();
-        let key = asked.key(caller.as_ref());
+        let key = asked.key(caller);
         let fields = asked.inbound.fields();
         let found = self.0.cache.lookup(&key, fields, asked.plan.made_under, &now);
         match self.reuse(&asked, found)? {
@@ -256,7 +256,7 @@ impl Gateway {
         &self,
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         prior: Arc<Stored>,
     ) {
         let job = self.job(asked, key, caller, Some(prior), Cause::Refresh);
@@ -268,7 +268,7 @@ impl Gateway {
         &self,
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<Caller>,
+        caller: Option<&Caller>,
         prior: Arc<Stored>,
     ) -> Result<Reply, Error> {
         let (fields, made_under) = (asked.inbound.fields(), asked.plan.made_under);
@@ -287,7 +287,7 @@ impl Gateway {
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
                 if stored.life.stale_if_error_allows(stored.age(&now)) =>
             {
-                Ok(Reply::stale_if_error(stored))
+                Ok(Reply::stale_if_error(stored, result.as_ref().ok()))
             }
             _ => result,
         }

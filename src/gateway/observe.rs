@@ -1,5 +1,7 @@
 //! Facts into metrics: the only file of the gateway that knows their names.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -39,8 +41,29 @@ impl Gateway {
         }
     }
 
+    /// An exchange that failed; aloud now and then, with what caused it.
     pub(super) fn note_failure(&self, route: u16, error: &UpstreamError) {
         self.metrics().upstream_errors_total.inc(usize::from(route), error.kind());
+        if let Some(more) = self.plan_at(route).failures.due(self.0.clock.mono(), SAID_AGAIN) {
+            let config = &self.route_at(route).config;
+            warn!(
+                route = %config.name,
+                upstream = %config.upstream,
+                kind = error.kind(),
+                cause = %Chain(error),
+                suppressed = more,
+                "the upstream failed"
+            );
+        }
+    }
+
+    /// A body that can't be proven masked; aloud now and then.
+    pub(super) fn note_unproven(&self, route: u16, reason: &'static str) {
+        self.metrics().mask_failures_total.inc(reason);
+        if let Some(more) = self.plan_at(route).unproven.due(self.0.clock.mono(), SAID_AGAIN) {
+            let name = &self.route_at(route).config.name;
+            warn!(route = %name, reason, suppressed = more, "an answer can't be proven masked and is not shown");
+        }
     }
 
     /// How far the upstream's clock is ahead of ours, by its `Date`.
@@ -77,3 +100,21 @@ impl Gateway {
         &self.0.telemetry.metrics
     }
 }
+
+/// An error and what caused it, on one line.
+struct Chain<'a>(&'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// A failure of one route is told this often at most; the metrics count all of them.
+const SAID_AGAIN: Duration = Duration::from_secs(10);

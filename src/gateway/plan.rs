@@ -11,6 +11,7 @@ use http::HeaderValue;
 use crate::cache::policy::{Heuristic, Partition, Rules};
 use crate::config::{CachePolicy, CallerMode, Config, Rate, SecretsMode};
 use crate::route::Route;
+use crate::telemetry::Rarely;
 use crate::upstream::Upstreams;
 
 /// One route's policy, ready to use.
@@ -26,6 +27,10 @@ pub(super) struct Plan {
     pub(super) made_under: u64,
     /// The `RateLimit-Policy` field of its replies.
     pub(super) rate_policy: Option<HeaderValue>,
+    /// When a failure of its upstream was last told.
+    pub(super) failures: Rarely,
+    /// When a body of it that can't be proven masked was last told.
+    pub(super) unproven: Rarely,
 }
 
 impl Plan {
@@ -42,6 +47,8 @@ impl Plan {
             jitter: policy.jitter,
             made_under: made_under(route, config, masker),
             rate_policy: route.config.rate.or(config.limits.caller).and_then(rate_policy),
+            failures: Rarely::new(),
+            unproven: Rarely::new(),
         }
     }
 

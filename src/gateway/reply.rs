@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+    AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -19,11 +19,11 @@ use http_body_util::Full;
 use super::{Account, Gateway};
 use super::compose::PROBLEM_JSON;
 use super::fetch::{Landed, Origin, TripFacts};
-use super::inbound::Inbound;
+use super::inbound::{Inbound, Payload};
 use crate::cache::Status;
 use crate::cache::flight::Role;
 use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer, age_value};
-use crate::cache::stored::Stored;
+use crate::cache::stored::{Owner, Stored};
 use crate::caller::CallerError;
 use crate::clock::Now;
 use crate::error::Error;
@@ -53,9 +53,14 @@ impl Reply {
         Self::of(stored, Status::StaleWhileRevalidate)
     }
 
-    /// From memory, stale, since the upstream failed.
-    pub(super) fn stale_if_error(stored: Arc<Stored>) -> Self {
-        Self { forward: Some(Forward::Stale), ..Self::of(stored, Status::StaleIfError) }
+    /// From memory, stale, since the upstream failed: with this status, if it had one.
+    pub(super) fn stale_if_error(stored: Arc<Stored>, failed: Option<&Self>) -> Self {
+        Self {
+            forward: Some(Forward::Stale),
+            fwd_status: failed.and_then(|failed| failed.fwd_status),
+            trip: failed.and_then(|failed| failed.trip),
+            ..Self::of(stored, Status::StaleIfError)
+        }
     }
 
     /// From a flight.
@@ -94,10 +99,8 @@ impl Reply {
     }
 
     fn cache_status(&self, now: &Now) -> CacheStatus {
-        let ttl = Some(self.stored.life.ttl(self.stored.age(now)));
-        let Some(forward) = self.forward else {
-            return CacheStatus::hit(ttl.unwrap_or_default());
-        };
+        let ttl = self.stored.life.ttl(self.stored.age(now));
+        let Some(forward) = self.forward else { return CacheStatus::hit(ttl) };
         let mut status = CacheStatus::forwarded(forward);
         status.fwd_status = self.fwd_status.map(|status| status.as_u16());
         status.stored = self.kept;
@@ -106,7 +109,7 @@ impl Reply {
             status.detail = Some("stale-if-error");
         }
         if self.kept || self.status == Status::StaleIfError {
-            status.ttl = ttl;
+            status.ttl = Some(ttl);
         }
         status
     }
@@ -122,7 +125,7 @@ impl Reply {
 
 impl Gateway {
     /// The response of a result, and what the record says of it.
-    pub(super) fn conclude<B>(
+    pub(super) fn conclude<B: Payload>(
         &self,
         inbound: &Inbound<B>,
         result: Result<Reply, Error>,
@@ -130,7 +133,7 @@ impl Gateway {
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
         let now = self.0.clock.now();
         let (mut response, record) = match result {
-            Ok(reply) => self.present(inbound, &reply, &now),
+            Ok(reply) => present(inbound, &reply, &now),
             Err(error) => refuse(inbound, &error, account),
         };
         let fields = response.headers_mut();
@@ -144,37 +147,38 @@ impl Gateway {
         (response, record)
     }
 
-    fn present<B>(
-        &self,
-        inbound: &Inbound<B>,
-        reply: &Reply,
-        now: &Now,
-    ) -> (Response<Full<Bytes>>, telemetry::Reply) {
-        let stored = &*reply.stored;
-        let age = stored.age(now);
-        let mut response = if is_unchanged(inbound, stored) {
-            without_content(stored)
-        } else {
-            content(inbound, stored)
-        };
-        let fields = response.headers_mut();
-        if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
-            fields.insert(AGE, age_value(age));
-        }
-        reply.cache_status(now).append_to(NAME, fields);
-        let record = telemetry::Reply {
-            status: response.status(),
-            outcome: Outcome::Cache(reply.status),
-            bytes: body_length(inbound, &response),
-            age: reply.is_from_cache().then_some(age),
-            error: None,
-        };
-        (response, record)
-    }
-
     fn rate_policy(&self, route: usize) -> Option<HeaderValue> {
         self.0.plans.get(route).and_then(|plan| plan.rate_policy.clone())
     }
+}
+
+/// A success made of a stored response.
+fn present<B>(
+    inbound: &Inbound<B>,
+    reply: &Reply,
+    now: &Now,
+) -> (Response<Full<Bytes>>, telemetry::Reply) {
+    let stored = &*reply.stored;
+    let age = stored.age(now);
+    let mut response = if is_unchanged(inbound, stored) {
+        without_content(stored)
+    } else {
+        content(inbound, stored)
+    };
+    let fields = response.headers_mut();
+    // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
+    if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
+        fields.insert(AGE, age_value(age));
+    }
+    reply.cache_status(now).append_to(NAME, fields);
+    let record = telemetry::Reply {
+        status: response.status(),
+        outcome: Outcome::Cache(reply.status),
+        bytes: body_length(inbound, &response),
+        age: reply.is_from_cache().then_some(age),
+        error: None,
+    };
+    (response, record)
 }
 
 /// Whether the client has it already (RFC 9110 §13.1.2): answered with 304 here.
@@ -184,8 +188,8 @@ fn is_unchanged<B>(inbound: &Inbound<B>, stored: &Stored) -> bool {
     }
     // A token route shows no Last-Modified, so no date of it can be meant.
     let modified = match stored.owner {
-        crate::cache::stored::Owner::Caller(_) => None,
-        crate::cache::stored::Owner::Open => {
+        Owner::Caller(_) => None,
+        Owner::Open => {
             Some(policy::modified_at(&stored.fields.to_map(), stored.received.wall))
         }
     };
@@ -198,7 +202,7 @@ fn content<B>(inbound: &Inbound<B>, stored: &Stored) -> Response<Full<Bytes>> {
     append(response.headers_mut(), stored, |_name| true);
     let ranged = *inbound.method() == Method::GET
         && stored.status == StatusCode::OK
-        && stored.owner == crate::cache::stored::Owner::Open
+        && stored.owner == Owner::Open
         && inbound.fields().contains_key(RANGE);
     if ranged { partial(inbound.fields(), stored, response) } else { response }
 }
@@ -248,7 +252,7 @@ fn body_length<B>(inbound: &Inbound<B>, response: &Response<Full<Bytes>>) -> u64
 }
 
 /// A problem (RFC 9457) made of an error.
-fn refuse<B>(
+fn refuse<B: Payload>(
     inbound: &Inbound<B>,
     error: &Error,
     account: &Account<'_>,
@@ -268,6 +272,10 @@ fn refuse<B>(
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, PROBLEM_JSON);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if inbound.leaves_body() {
+        // The rest of the request is not read, so nothing can follow it.
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if head {
         fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -325,7 +333,12 @@ fn challenge(error: CallerError) -> HeaderValue {
 
 /// `"NAME";r=…;t=…` (draft-ietf-httpapi-ratelimit-headers §4).
 fn rate_limit(name: &str, quota: &Quota) -> HeaderValue {
-    list_item(&format!("\"{name}\";r={};t={}", quota.remaining, quota.reset))
+    let (mut remaining, mut reset) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let mut item = String::with_capacity(RATE_LIMIT_LENGTH);
+    for part in ["\"", name, "\";r=", remaining.format(quota.remaining), ";t=", reset.format(quota.reset)] {
+        item.push_str(part);
+    }
+    list_item(&item)
 }
 
 /// `"NAME";q=…;w=…` (draft-ietf-httpapi-ratelimit-headers §3).
@@ -366,6 +379,9 @@ fn problem(
     }
     Bytes::from(problem.to_string())
 }
+
+/// Room for the item of any quota: a name, 10 and 20 digits.
+const RATE_LIMIT_LENGTH: usize = 48;
 
 /// Our name in `Cache-Status`.
 const NAME: &str = "unitgate";

@@ -300,10 +300,11 @@ pub enum SetupError {
 }
 
 /// The system's roots and those of `ca_file`.
-pub(super) fn trusted(ca_file: Option<&Path>) -> Result<(RootCertStore, Roots), SetupError> {
+pub(super) fn trusted(secure: bool, ca_file: Option<&Path>) -> Result<(RootCertStore, Roots), SetupError> {
     let mut store = RootCertStore::empty();
-    let (system, _unusable) =
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    // Where nobody is asked over TLS, neither files nor the environment need to be looked at.
+    let system = if secure { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
+    let (system, _unusable) = store.add_parsable_certificates(system);
     let mut roots = Roots { system, extra: 0 };
     if let Some(path) = ca_file {
         let unreadable = |cause| SetupError::CaFile {

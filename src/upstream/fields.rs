@@ -296,8 +296,13 @@ pub fn request_id(fields: &HeaderMap, dice: &Dice) -> HeaderValue {
 }
 
 fn new_id(dice: &Dice) -> HeaderValue {
-    let digits = format!("{:016x}{:016x}", dice.roll(), dice.roll());
-    HeaderValue::try_from(digits).expect("hexadecimal digits may stand in a field")
+    let rolled = (u128::from(dice.roll()) << 64) | u128::from(dice.roll());
+    let mut digits = [b'0'; 32];
+    for (digit, shift) in digits.iter_mut().zip((0_u32..).step_by(4)) {
+        let nibble = u8::try_from((rolled >> shift) & 15).unwrap_or_default();
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    HeaderValue::from_bytes(&digits).expect("hexadecimal digits may stand in a field")
 }
 
 /// The field's value, unless it is absent or there are several.

@@ -136,7 +136,8 @@ impl Upstreams {
         clock: Clock,
         dice: Dice,
     ) -> Result<Self, SetupError> {
-        let (store, roots) = connect::trusted(limits.ca_file.as_deref())?;
+        let secure = named.values().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
+        let (store, roots) = connect::trusted(secure, limits.ca_file.as_deref())?;
         let connector = Connector::new(limits, store, dice)?;
         let origins = named
             .iter()

@@ -16,6 +16,7 @@ use super::DemoError;
 use super::client::{Ask, Client, Seen};
 use super::page::{Page, time};
 use super::sample::{Sample, unit_id};
+use crate::listener;
 
 mod keys;
 mod steps;
@@ -36,6 +37,8 @@ pub(super) struct Tour<'a, W> {
     addresses: Addresses,
     /// Requests made to the sample past the gateway.
     direct: u64,
+    /// How many ask at once for one cold unit.
+    crowd: usize,
 }
 
 impl<'a, W: Write> Tour<'a, W> {
@@ -50,8 +53,9 @@ impl<'a, W: Write> Tour<'a, W> {
             page,
             client,
             sample,
-            places,
+            addresses,
             direct: 0,
+            crowd: crowd(),
         }
     }
 
@@ -64,13 +68,17 @@ impl<'a, W: Write> Tour<'a, W> {
         self.masked().await?;
         self.not_modified(&first).await?;
         self.partitioned().await?;
-        self.write().await?;
+        self.write(&first).await?;
         self.limited().await?;
         self.revoked().await?;
         self.stale().await?;
         self.metrics().await?;
+        let (checks, unexpected) = (self.page.checks(), self.page.unexpected());
+        self.page.line(&format!(
+            "\n{checks} checks of these replies, {unexpected} failed."
+        ))?;
         self.page.flush()?;
-        Ok(self.page.unexpected())
+        Ok(unexpected)
     }
 
     fn open(&mut self, latency: Duration) -> Result<(), DemoError> {
@@ -79,11 +87,9 @@ impl<'a, W: Write> Tour<'a, W> {
             admin,
             sample,
         } = self.addresses;
-        let (units, last) = (
-            self.sample.units(),
-            unit_id(self.sample.units().saturating_sub(1)),
-        );
-        let (first, latency) = (unit_id(0), time(latency));
+        let units = self.sample.units();
+        let (first, last) = (unit_id(0), unit_id(units.saturating_sub(1)));
+        let latency = time(latency);
         for line in [
             "unitgate DEMO: a sample upstream with the gateway in front of it, all on loopback.",
             "",
@@ -104,16 +110,14 @@ impl<'a, W: Write> Tour<'a, W> {
 
     /// The last words, for those who stay.
     pub(super) fn part(&mut self) -> Result<(), DemoError> {
-        let Addresses { sample, .. } = self.addresses;
-        self.page.line(
-            "\nDEMO stays up until Ctrl-C: paste any line above, or turn the sample's knobs:",
-        )?;
-        for knob in ["revoke/alice", "accept/alice", "outage/on", "outage/off"] {
-            self.page
-                .command(&Ask::post(format!("http://{sample}/demo/{knob}"), None).curl())?;
+        let sample = self.addresses.sample;
+        for line in [
+            "DEMO stays up until Ctrl-C. Paste any $ line again, with other units and tokens, or turn the",
+            &format!("sample's knobs by POST to http://{sample}/demo/ and one of these:"),
+            "    revoke/TOKEN   accept/TOKEN   outage/on   outage/off",
+        ] {
+            self.page.line(line)?;
         }
-        self.page
-            .command(&["curl -s".to_owned(), format!("http://{sample}/demo/count")])?;
         Ok(self.page.flush()?)
     }
 
@@ -162,10 +166,19 @@ impl<'a, W: Write> Tour<'a, W> {
     }
 }
 
+/// As many as open files allow: each holds both ends of a connection, and the sample's are extra.
+fn crowd() -> usize {
+    let (places, _lowered) = listener::connection_cap(MOST_CROWD * 3);
+    (places / 3).clamp(2, MOST_CROWD)
+}
+
 /// Whether the status is 200.
 fn is_ok(seen: &Seen) -> bool {
     seen.status == StatusCode::OK
 }
+
+/// Asked at once for one cold unit.
+const MOST_CROWD: usize = 200;
 
 /// The route whose limit the demo lowers.
 pub(super) const LIMITED_ROUTE: &str = "integration";

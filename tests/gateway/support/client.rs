@@ -300,3 +300,21 @@ impl Wire {
         self.stream.read_buf(&mut self.input).await
     }
 }
+
+impl Wire {
+    /// A connection to whatever listens at `address`.
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, input: BytesMut::new() }
+    }
+
+    /// Sends a GET with a `Host` and these fields.
+    pub(crate) async fn get(&mut self, target: &str, fields: &[(&str, &str)]) {
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: gate.test\r\n");
+        for (name, value) in fields {
+            write!(head, "{name}: {value}\r\n").unwrap();
+        }
+        self.write(format!("{head}\r\n").as_bytes()).await;
+    }
+}

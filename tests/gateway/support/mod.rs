@@ -30,12 +30,14 @@
 
 mod client;
 mod gate;
+mod process;
 mod upstream;
 
 use std::time::Duration;
 
 pub(crate) use client::{Ask, Client, Pending, Reply, Wire};
 pub(crate) use gate::{Gate, START};
+pub(crate) use process::{Process, configuration, fetch, unitgate};
 pub(crate) use upstream::{Answer, Held, Seen, Upstream};
 
 /// The unit that most tests ask for, as a path.

@@ -1,0 +1,154 @@
+//! [`Process`]: the real binary with a configuration file of its own, as operators run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::client::{Reply, Wire};
+
+/// A running gateway. It is killed with its value.
+pub(crate) struct Process {
+    child: Arc<Mutex<Child>>,
+    pid: u32,
+    output: watch::Receiver<String>,
+    directory: TempDir,
+}
+
+impl Process {
+    /// Starts it on free ports with this configuration in front of `upstream`, and waits until it listens.
+    pub(crate) async fn start(upstream: SocketAddr, more: &str, env: &[(&str, &str)]) -> Self {
+        let mut process = Self::run(&configuration(upstream, more), env);
+        process.logged(OPERATORS).await;
+        process
+    }
+
+    /// Starts it with exactly this configuration and waits for nothing.
+    pub(crate) fn run(configuration: &str, env: &[(&str, &str)]) -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("config.toml"), configuration).unwrap();
+        let mut child = command(directory.path(), &[], env).spawn().unwrap();
+        let sender = watch::Sender::new(String::new());
+        let output = sender.subscribe();
+        gather(child.stdout.take().unwrap(), sender.clone());
+        gather(child.stderr.take().unwrap(), sender);
+        let pid = child.id();
+        Self { child: Arc::new(Mutex::new(child)), pid, output, directory }
+    }
+
+    /// Where the public port listens, as the log says.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.announced("listening")
+    }
+
+    /// Where the operators' port listens, as the log says.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.announced(OPERATORS)
+    }
+
+    /// Everything it wrote so far, to both outputs.
+    pub(crate) fn log(&self) -> String {
+        self.output.borrow().clone()
+    }
+
+    /// Waits until it has written `text`.
+    pub(crate) async fn logged(&mut self, text: &str) {
+        let seen = self.output.wait_for(|output| output.contains(text)).await.is_ok();
+        assert!(seen, "it ended without saying {text:?}: {}", self.log());
+    }
+
+    /// Sends it a signal, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) -> ExitStatus {
+        let child = Arc::clone(&self.child);
+        tokio::task::spawn_blocking(move || child.lock().wait().unwrap()).await.unwrap()
+    }
+
+    /// The directory it runs in.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn announced(&self, message: &str) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut address = line.filter(|line| line["message"] == message);
+        address.next().unwrap()["address"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whoever waits for its end holds the lock, and then it ends by itself.
+        if let Some(mut child) = self.child.try_lock() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// What a command that ends by itself wrote, and how it ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs the binary to its end in `directory`.
+pub(crate) fn unitgate(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Ended {
+    let output = command(directory, arguments, env).output().unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A configuration on free ports of loopback in front of `upstream`, with `more` keys, written dotted.
+pub(crate) fn configuration(upstream: SocketAddr, more: &str) -> String {
+    format!(
+        "listen.address = \"127.0.0.1:0\"\nadmin.address = \"127.0.0.1:0\"\ncache.jitter = \"0%\"\n\
+         upstreams.converflow.url = \"http://{upstream}\"\nupstreams.chat.url = \"http://{upstream}\"\n{more}\n"
+    )
+}
+
+/// Asks with GET over a connection of its own.
+pub(crate) async fn fetch(address: SocketAddr, target: &str, fields: &[(&str, &str)]) -> Reply {
+    let mut wire = Wire::to(address).await;
+    wire.get(target, fields).await;
+    wire.read(false).await.expect("the gateway closed the connection instead of answering")
+}
+
+fn command(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unitgate"));
+    command.current_dir(directory).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).envs(env.iter().copied());
+    command
+}
+
+fn gather(from: impl Read + Send + 'static, to: watch::Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            to.send_modify(|output| {
+                output.push_str(&line);
+                output.push('\n');
+            });
+        }
+    });
+}
+
+/// The last line of a start that names an address.
+const OPERATORS: &str = "operators' port: /metrics /healthz /readyz";

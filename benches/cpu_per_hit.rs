@@ -50,7 +50,8 @@ struct Contestant {
 }
 
 fn compare(runtime: &tokio::runtime::Runtime, rounds: usize) {
-    let mut contestants: Vec<Contestant> = ["bare", "gateway", "gateway with access log"].map(start).into();
+    let mut contestants: Vec<Contestant> =
+        ["bare", "gateway", "gateway with access log"].map(start).into();
     let clock = Clock::real();
     for contestant in &contestants {
         runtime.block_on(load(contestant.address, 2_000));
@@ -59,7 +60,7 @@ fn compare(runtime: &tokio::runtime::Runtime, rounds: usize) {
         for contestant in &mut contestants {
             let (cpu, began) = (cpu_seconds(&contestant.child), clock.mono());
             runtime.block_on(load(contestant.address, REQUESTS));
-            let took = (clock.mono() - began).as_secs_f64();
+            let took = clock.mono().saturating_sub(began).as_secs_f64();
             let spent = cpu_seconds(&contestant.child) - cpu;
             contestant.micros.push(spent * 1e6 / f64::from(REQUESTS));
             contestant.rates.push(f64::from(REQUESTS) / took);
@@ -127,9 +128,11 @@ async fn read_reply(stream: &mut TcpStream, buffer: &mut [u8]) {
         let reply = &buffer[..filled];
         let Some(head) = reply.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
         assert!(reply.starts_with(b"HTTP/1.1 200"), "not a 200");
-        let text = std::str::from_utf8(&reply[..head]).expect("a head is ASCII").to_ascii_lowercase();
+        let text =
+            std::str::from_utf8(&reply[..head]).expect("a head is ASCII").to_ascii_lowercase();
         let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-        let length: usize = length.and_then(|digits| digits.parse().ok()).expect("the length is told");
+        let length: usize =
+            length.and_then(|digits| digits.parse().ok()).expect("the length is told");
         if filled >= head + 4 + length {
             return;
         }
@@ -156,7 +159,8 @@ async fn gateway(access: AccessLog) {
     if let Some(rate) = &mut config.limits.caller {
         (rate.per_second, rate.burst) = (1_000_000, 1_000_000);
     }
-    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").expect("there is a null device");
+    let null =
+        std::fs::OpenOptions::new().write(true).open("/dev/null").expect("there is a null device");
     let lines = Lines::to(null).expect("the machine runs threads");
     let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
     let server = Server::start(&config, setting).expect("loopback has free ports");
@@ -172,9 +176,11 @@ fn tell(address: SocketAddr) {
 
 /// User and system time of a process so far (Linux: fields 14 and 15 of its stat, in ticks of 10 ms).
 fn cpu_seconds(child: &Child) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the server runs");
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the server runs");
     let after = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: f64 = after.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let ticks: f64 =
+        after.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
     ticks * TICK.as_secs_f64()
 }
 

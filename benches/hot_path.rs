@@ -28,14 +28,20 @@ mod support;
 
 fn main() {
     let runtime = Runtime::new().expect("the machine runs threads");
-    let (server, quiet) = runtime.block_on(async { (gateway(AccessLog::All).await, gateway(AccessLog::Off).await) });
+    let (server, quiet) =
+        runtime.block_on(async { (gateway(AccessLog::All).await, gateway(AccessLog::Off).await) });
     for (name, server) in [("log on", &server), ("log off", &quiet)] {
         runtime.block_on(hit(server.gateway()));
         let counted = allocation_counter::measure(|| {
             runtime.block_on(hit(server.gateway()));
         });
         let mut out = std::io::stdout();
-        writeln!(out, "allocations of a hit, {name}: {} ({} bytes)", counted.count_total, counted.bytes_total).ok();
+        writeln!(
+            out,
+            "allocations of a hit, {name}: {} ({} bytes)",
+            counted.count_total, counted.bytes_total
+        )
+        .ok();
     }
     let mut criterion = Criterion::default().configure_from_args();
     whole(&mut criterion, &runtime, &server, &quiet);
@@ -61,21 +67,27 @@ fn pieces(criterion: &mut Criterion) {
     group.bench_function("clock", |bencher| bencher.iter(|| clock.now()));
     let callers = Callers::from_secret(b"bench");
     let fields = request().headers().clone();
-    group.bench_function("identify", |bencher| bencher.iter(|| callers.identify(black_box(&fields))));
+    group.bench_function("identify", |bencher| {
+        bencher.iter(|| callers.identify(black_box(&fields)))
+    });
     let routes = Routes::new(&config);
     let uri = Uri::from_static(TARGET);
     group.bench_function("route", |bencher| {
         bencher.iter(|| routes.resolve(&Method::GET, black_box(&uri)).is_ok());
     });
-    let mut unlimited = config.limits.clone();
+    let mut unlimited = config.limits;
     raise(&mut unlimited);
     let limits = Limits::new(&unlimited, &[None], clock.clone());
     let caller = callers.identify(&fields).expect("the request has a token");
-    group.bench_function("admit", |bencher| bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok()));
+    group.bench_function("admit", |bencher| {
+        bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok())
+    });
     group.bench_function("cache-status", |bencher| {
         bencher.iter(|| CacheStatus::hit(black_box(42)).member("unitgate"));
     });
-    group.bench_function("age", |bencher| bencher.iter(|| age_value(black_box(Duration::from_secs(17)))));
+    group.bench_function("age", |bencher| {
+        bencher.iter(|| age_value(black_box(Duration::from_secs(17))))
+    });
     group.bench_function("header map clone", |bencher| bencher.iter(|| black_box(&fields).clone()));
     group.finish();
 }

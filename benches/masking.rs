@@ -14,23 +14,15 @@ fn masking(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("masking");
     for (name, body) in bodies() {
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_with_input(
-            BenchmarkId::new("unitgate", name),
-            &body,
-            |bencher, body| {
-                bencher.iter(|| masker.json(black_box(body.clone())));
-            },
-        );
-        group.bench_with_input(
-            BenchmarkId::new("serde_json", name),
-            &body,
-            |bencher, body| {
-                bencher.iter(|| {
-                    let value = serde_json::from_slice::<serde_json::Value>(black_box(body))?;
-                    serde_json::to_vec(&value)
-                });
-            },
-        );
+        group.bench_with_input(BenchmarkId::new("unitgate", name), &body, |bencher, body| {
+            bencher.iter(|| masker.json(black_box(body.clone())));
+        });
+        group.bench_with_input(BenchmarkId::new("serde_json", name), &body, |bencher, body| {
+            bencher.iter(|| {
+                let value = serde_json::from_slice::<serde_json::Value>(black_box(body))?;
+                serde_json::to_vec(&value)
+            });
+        });
     }
     group.finish();
 }
@@ -69,10 +61,7 @@ fn unit(index: usize, key: &str, prompt: &str) -> String {
         format!(r#""prompt":"{prompt}","checkAvailabilityEnabled":true,"#),
         r#""createBookingEnabled":true,"defaultEventTypeId":5470074,"#.to_owned(),
         r#""defaultEventTypeSlug":"30min","createdAt":"2025-03-01 12:34:56.123456","#.to_owned(),
-        format!(
-            r#""updatedAt":"2025-03-02 12:34:56.{:03}"}}"#,
-            index % 1_000
-        ),
+        format!(r#""updatedAt":"2025-03-02 12:34:56.{:03}"}}"#, index % 1_000),
     ]
     .concat()
 }

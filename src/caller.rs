@@ -188,7 +188,8 @@ pub enum CallerError {
 }
 
 fn bearer(token: &[u8]) -> Result<HeaderValue, CallerError> {
-    HeaderValue::from_bytes(&[SCHEME, b" ", token].concat()).map_err(|_invalid| CallerError::Malformed)
+    HeaderValue::from_bytes(&[SCHEME, b" ", token].concat())
+        .map_err(|_invalid| CallerError::Malformed)
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -233,8 +234,19 @@ mod tests {
 
     #[test]
     fn only_a_b64token_is_a_token() {
-        for bad in ["", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "Bearer a,b", "Bearer =", "Bearer a=b",
-            "Bearer a\u{e9}", "Bearera", "Bearer\ta"] {
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic abc",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer =",
+            "Bearer a=b",
+            "Bearer a\u{e9}",
+            "Bearera",
+            "Bearer\ta",
+        ] {
             assert_eq!(identify(bad).unwrap_err(), CallerError::Malformed, "{bad}");
         }
         for good in ["Bearer a", "bearer a", "BEARER   a", "Bearer aZ09-._~+/==", "Bearer a "] {

@@ -34,10 +34,7 @@ impl Now {
     /// This moment and `by` more, on both clocks.
     #[must_use]
     pub fn plus(&self, by: Duration) -> Self {
-        Self {
-            mono: self.mono.saturating_add(by),
-            wall: self.wall.saturating_add(by),
-        }
+        Self { mono: self.mono.saturating_add(by), wall: self.wall.saturating_add(by) }
     }
 }
 
@@ -74,10 +71,7 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Now {
         match &self.0 {
-            Source::Real(start) => Now {
-                mono: start.elapsed(),
-                wall: wall(),
-            },
+            Source::Real(start) => Now { mono: start.elapsed(), wall: wall() },
             Source::Steered(steered) => Now {
                 mono: Duration::from_nanos(steered.mono_nanos.load(Ordering::SeqCst)),
                 wall: Duration::from_nanos(steered.wall_nanos.load(Ordering::SeqCst)),
@@ -124,10 +118,7 @@ impl Dice {
 
     /// The next 64 bits.
     pub fn roll(&self) -> u64 {
-        let mut z = self
-            .0
-            .fetch_add(GOLDEN, Ordering::Relaxed)
-            .wrapping_add(GOLDEN);
+        let mut z = self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -145,14 +136,9 @@ impl Dice {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the wall clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 fn wall() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -127,15 +127,31 @@ impl Error {
             Self::Field(error) => field(*error),
             Self::Throttled(throttled) => limited(throttled.by),
             Self::Upstream(error) => upstream(error),
-            Self::Framing => client(400, "bad_framing", "The request's Transfer-Encoding is malformed."),
-            Self::TransferCoding => {
-                client(501, "unknown_transfer_coding", "Only the chunked transfer coding is implemented.")
+            Self::Framing => {
+                client(400, "bad_framing", "The request's Transfer-Encoding is malformed.")
             }
-            Self::Loop => client(508, "loop", "The request has passed this gateway before; check the base URL."),
-            Self::BodyTooLarge => client(413, "request_too_large", "The request body is larger than is accepted."),
-            Self::BodyTimeout => client(408, "request_timeout", "The request body did not arrive in time."),
-            Self::BodyBroken => client(400, "request_broken", "The request body broke off or was malformed."),
-            Self::BodyCoded => client(415, "request_coded", "Send the request body without Content-Encoding."),
+            Self::TransferCoding => client(
+                501,
+                "unknown_transfer_coding",
+                "Only the chunked transfer coding is implemented.",
+            ),
+            Self::Loop => client(
+                508,
+                "loop",
+                "The request has passed this gateway before; check the base URL.",
+            ),
+            Self::BodyTooLarge => {
+                client(413, "request_too_large", "The request body is larger than is accepted.")
+            }
+            Self::BodyTimeout => {
+                client(408, "request_timeout", "The request body did not arrive in time.")
+            }
+            Self::BodyBroken => {
+                client(400, "request_broken", "The request body broke off or was malformed.")
+            }
+            Self::BodyCoded => {
+                client(415, "request_coded", "Send the request body without Content-Encoding.")
+            }
             Self::MaskedSecretInWrite => client(
                 422,
                 "masked_secret_in_write",
@@ -145,9 +161,15 @@ impl Error {
             Self::Decode(_) => upstream_fault(502, "undecodable_answer", UNPROVEN),
             Self::Unmaskable(_) => upstream_fault(502, "unmaskable_answer", UNPROVEN),
             Self::Charset => upstream_fault(502, "answer_not_utf8", UNPROVEN),
-            Self::UnaskedStatus => upstream_fault(502, "unasked_status", "The upstream's answer fits no request."),
-            Self::Lost => gateway(502, "fetch_lost", "The fetch was lost inside the gateway; try again."),
-            Self::TimedOut => gateway(504, "fetch_timed_out", "The upstream did not answer in time."),
+            Self::UnaskedStatus => {
+                upstream_fault(502, "unasked_status", "The upstream's answer fits no request.")
+            }
+            Self::Lost => {
+                gateway(502, "fetch_lost", "The fetch was lost inside the gateway; try again.")
+            }
+            Self::TimedOut => {
+                gateway(504, "fetch_timed_out", "The upstream did not answer in time.")
+            }
         }
     }
 
@@ -214,30 +236,46 @@ impl fmt::Display for Side {
 fn route(error: &RouteError) -> Profile {
     match error {
         RouteError::NotFound => client(404, "no_route", "No route serves this path."),
-        RouteError::MethodNotAllowed { .. } => {
-            client(405, "method_not_allowed", "The path is served with the methods listed in Allow.")
+        RouteError::MethodNotAllowed { .. } => client(
+            405,
+            "method_not_allowed",
+            "The path is served with the methods listed in Allow.",
+        ),
+        RouteError::NotImplemented => {
+            client(501, "method_not_implemented", "The method is not implemented.")
         }
-        RouteError::NotImplemented => client(501, "method_not_implemented", "The method is not implemented."),
-        RouteError::AmbiguousPath => {
-            client(400, "ambiguous_path", "The path holds dot segments, escaped slashes, controls or broken escapes.")
-        }
-        RouteError::BadParameter => {
-            client(400, "bad_parameter", "A path parameter is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ - are accepted.")
-        }
-        RouteError::UnknownParameter => {
-            client(400, "unknown_parameter", "The route does not accept a query parameter of this name.")
-        }
+        RouteError::AmbiguousPath => client(
+            400,
+            "ambiguous_path",
+            "The path holds dot segments, escaped slashes, controls or broken escapes.",
+        ),
+        RouteError::BadParameter => client(
+            400,
+            "bad_parameter",
+            "A path parameter is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ - are accepted.",
+        ),
+        RouteError::UnknownParameter => client(
+            400,
+            "unknown_parameter",
+            "The route does not accept a query parameter of this name.",
+        ),
     }
 }
 
 fn caller(error: CallerError) -> Profile {
     match error {
         CallerError::Missing => client(401, "token_missing", "Send Authorization: Bearer TOKEN."),
-        CallerError::Malformed => {
-            client(401, "token_malformed", "The Authorization field is not of the form Bearer TOKEN.")
+        CallerError::Malformed => client(
+            401,
+            "token_malformed",
+            "The Authorization field is not of the form Bearer TOKEN.",
+        ),
+        CallerError::Repeated => {
+            client(401, "token_repeated", "Send exactly one Authorization field.")
         }
-        CallerError::Repeated => client(401, "token_repeated", "Send exactly one Authorization field."),
-        CallerError::TooLong => client(401, "token_too_long", "The token is longer than 7000 characters."),
+        CallerError::TooLong => {
+            client(401, "token_too_long", "The token is longer than 7000 characters.")
+        }
     }
 }
 
@@ -248,7 +286,9 @@ fn limited(by: Limiter) -> Profile {
         Limiter::Upstream => {
             client(429, "upstream_limited", "Too many requests with this token had to go upstream.")
         }
-        Limiter::Lane => gateway(503, "lane_full", "Too many tokens are being tried for the first time."),
+        Limiter::Lane => {
+            gateway(503, "lane_full", "Too many tokens are being tried for the first time.")
+        }
     }
 }
 
@@ -257,9 +297,11 @@ fn field(error: FieldError) -> Profile {
         FieldError::HostMissing | FieldError::HostRepeated | FieldError::HostInvalid => {
             client(400, "bad_host", "Send exactly one valid Host field.")
         }
-        FieldError::ConnectionNames => {
-            client(400, "bad_connection", "Connection names a field that is meant for every recipient.")
-        }
+        FieldError::ConnectionNames => client(
+            400,
+            "bad_connection",
+            "Connection names a field that is meant for every recipient.",
+        ),
     }
 }
 

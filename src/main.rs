@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::Config;
@@ -44,7 +44,9 @@ enum Action {
 fn main() -> ExitCode {
     let command = Command::parse();
     let result = match command.action {
-        None => load(&command.config).map_or_else(|| Ok(bad_configuration()), |config| run(&config)),
+        None => {
+            load(&command.config).map_or_else(|| Ok(bad_configuration()), |config| run(&config))
+        }
         Some(Action::Check) => check(&command.config),
         Some(Action::Demo(options)) => demo(&options),
         Some(Action::Healthcheck { address }) => healthcheck(&command.config, address),
@@ -72,7 +74,9 @@ fn load(path: &Path) -> Option<Config> {
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    let Some(config) = load(path) else { return Ok(bad_configuration()) };
+    let Some(config) = load(path) else {
+        return Ok(bad_configuration());
+    };
     let mut out = std::io::stdout().lock();
     write!(out, "{}", config.show())?;
     writeln!(out, "\n# What follows:")?;
@@ -95,24 +99,34 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    runtime.block_on(async {
-        let mut end = signal(SignalKind::terminate()).context("SIGTERM can't be watched")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be watched")?;
-        let server = Server::start(config, Setting { lines: lines.clone(), clock, dice })?;
-        announce(config, &server);
+    let result = runtime.block_on(serve(config, Setting { lines, clock, dice }));
+    // A name that is still being resolved must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: &Config, setting: Setting) -> anyhow::Result<ExitCode> {
+    let mut end = signal(SignalKind::terminate()).context("SIGTERM can't be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be watched")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be watched")?;
+    let lines = setting.lines.clone();
+    let server = Server::start(config, setting)?;
+    announce(config, &server);
+    loop {
         tokio::select! {
-            _ = end.recv() => info!("SIGTERM: leaving; a second signal ends at once"),
-            _ = interrupt.recv() => info!("SIGINT: leaving; a second signal ends at once"),
+            _ = end.recv() => break info!("SIGTERM: leaving; a second signal ends at once"),
+            _ = interrupt.recv() => break info!("SIGINT: leaving; a second signal ends at once"),
+            _ = hangup.recv() => warn!("SIGHUP: reloading is not implemented; restart to apply a changed configuration"),
         }
-        tokio::select! {
-            _finished = server.leave() => {}
-            _ = end.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        info!("stopped");
-        lines.flush(LAST_WORDS);
-        Ok(ExitCode::SUCCESS)
-    })
+    }
+    tokio::select! {
+        _finished = server.leave() => {}
+        _ = end.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopped");
+    lines.flush(LAST_WORDS);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What an operator wants to know of a start.

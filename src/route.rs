@@ -246,7 +246,10 @@ fn is_ambiguous(path: &str) -> bool {
     let odd = |byte: &u8| matches!(byte, b'%' | b'\\' | 0..=0x1f | 0x7f);
     // Nearly every path has none of these, and no segment that begins with a dot.
     let odd = bytes.iter().any(odd);
-    if odd && (bytes.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\') || !escapes_are_plain(bytes)) {
+    if odd
+        && (bytes.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\')
+            || !escapes_are_plain(bytes))
+    {
         return true;
     }
     (odd || path.contains("/.")) && path.split('/').any(is_dot_segment)
@@ -255,7 +258,8 @@ fn is_ambiguous(path: &str) -> bool {
 /// Every `%` begins an escape of two hex digits, and none of a slash, a backslash or a control.
 fn escapes_are_plain(bytes: &[u8]) -> bool {
     bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(at, _)| {
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
+        let digit =
+            |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
         match (digit(1), digit(2)) {
             (Some(high), Some(low)) => !matches!(high * 16 + low, 0x2f | 0x5c | 0..=0x1f | 0x7f),
             _ => false,
@@ -349,7 +353,8 @@ mod tests {
 
     #[test]
     fn the_canonical_target_is_path_and_query_byte_for_byte() {
-        let (_, _, target) = resolve("GET", "/api/v1/calcom/integration/unit/u?b=%7e&a=&&B").unwrap();
+        let (_, _, target) =
+            resolve("GET", "/api/v1/calcom/integration/unit/u?b=%7e&a=&&B").unwrap();
         assert_eq!(target, "/api/v1/calcom/integration/unit/u?b=%7e&a=&&B");
         let absolute = "http://elsewhere.example/api/v1/calcom/integration/unit/u?x";
         assert_eq!(resolve("GET", absolute).unwrap().2, "/api/v1/calcom/integration/unit/u?x");
@@ -363,15 +368,25 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_table_is_not_found() {
-        for path in ["/", "/api", "/api/v1/calcom/integration/unit/", "/api/v1/calcom/integration/unit/u/x", "/API/v1/calcom/integration/unit/u"] {
+        for path in [
+            "/",
+            "/api",
+            "/api/v1/calcom/integration/unit/",
+            "/api/v1/calcom/integration/unit/u/x",
+            "/API/v1/calcom/integration/unit/u",
+        ] {
             assert_eq!(resolve("GET", path).unwrap_err(), RouteError::NotFound, "{path}");
         }
     }
 
     #[test]
     fn a_path_that_two_readers_could_read_differently_is_refused() {
-        for id in [".", "..", "%2e", "%2E%2e", ".%2e", "a%2fb", "a%5Cb", "a%00", "a%7f", "a%", "a%2", "a%zz"] {
-            let error = resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).unwrap_err();
+        for id in [
+            ".", "..", "%2e", "%2E%2e", ".%2e", "a%2fb", "a%5Cb", "a%00", "a%7f", "a%", "a%2",
+            "a%zz",
+        ] {
+            let error =
+                resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).unwrap_err();
             assert_eq!(error, RouteError::AmbiguousPath, "{id}");
         }
     }
@@ -379,11 +394,15 @@ mod tests {
     #[test]
     fn a_parameter_of_a_token_route_is_an_id_and_nothing_decoded() {
         for id in ["a%41", "a,b", "a:b", "a@b", &"a".repeat(129)] {
-            let error = resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).unwrap_err();
+            let error =
+                resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).unwrap_err();
             assert_eq!(error, RouteError::BadParameter, "{id}");
         }
         for id in ["a", "A-Z.0_9~", "...", &"a".repeat(128)] {
-            assert!(resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).is_ok(), "{id}");
+            assert!(
+                resolve("GET", &format!("/api/v1/calcom/integration/unit/{id}")).is_ok(),
+                "{id}"
+            );
         }
     }
 
@@ -418,7 +437,10 @@ mod tests {
         let routes = Routes::new(&config);
         for path in ["/", "/a", "/a/b/c?d", "/a//b"] {
             let uri: Uri = path.parse().unwrap();
-            assert_eq!(routes.resolve(&Method::GET, &uri).map(|found| found.target.to_owned()), Ok(path.to_owned()));
+            assert_eq!(
+                routes.resolve(&Method::GET, &uri).map(|found| found.target.to_owned()),
+                Ok(path.to_owned())
+            );
         }
         let uri: Uri = "/a/../b".parse().unwrap();
         assert_eq!(routes.resolve(&Method::GET, &uri).map(|_| ()), Err(RouteError::AmbiguousPath));

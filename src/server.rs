@@ -29,9 +29,7 @@ use crate::listener::{self, BindError, Change, Handler, Places, Refused};
 use crate::mask::Masker;
 use crate::route::Routes;
 use crate::shutdown::{Phase, Shutdown};
-use crate::telemetry::{
-    Lines, Rarely, RouteLabels, Setup, TargetView, Telemetry, Vocabulary,
-};
+use crate::telemetry::{Lines, Rarely, RouteLabels, Setup, TargetView, Telemetry, Vocabulary};
 use crate::upstream::{Roots, SetupError, UpstreamError, Upstreams};
 
 /// A gateway with its ports open.
@@ -68,10 +66,13 @@ impl Server {
         let telemetry = Arc::new(telemetry(config, &callers, &setting)?);
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
         let Setting { clock, dice, .. } = setting;
-        let upstreams = Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
+        let upstreams =
+            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
         warn_of_roots(config, upstreams.roots());
         let sockets = listener::bind(&config.listen.address)?;
-        let addresses = sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>();
+        let addresses =
+            sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>();
+        warn_of_memory(config.cache.max_bytes);
         let (most, lowered) = listener::connection_cap(config.listen.connections);
         if let Some(lowered) = lowered {
             warn!("{lowered}");
@@ -88,10 +89,17 @@ impl Server {
             },
         );
         let admin = open_admin(config, &gateway, &telemetry, &shutdown)?;
-        let door = Door { gateway: gateway.clone(), accept_failures: Arc::default(), clock: clock.clone() };
+        let door = Door {
+            gateway: gateway.clone(),
+            accept_failures: Arc::default(),
+            clock: clock.clone(),
+        };
         let listen = config.listen.clone();
         let (places, until) = (Places::new(most), shutdown.clone());
-        #[expect(clippy::disallowed_methods, reason = "the drain waits for this task by its handle")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the drain waits for this task by its handle"
+        )]
         let serving = tokio::spawn(async move {
             listener::serve(sockets, &listen, places, clock, until, door).await
         });
@@ -140,7 +148,10 @@ impl Server {
         };
         let finished = timeout(self.drain.deadline, left).await.is_ok();
         if !finished {
-            warn!(left = self.shutdown.tracked(), "the drain's deadline passed with work under way");
+            warn!(
+                left = self.shutdown.tracked(),
+                "the drain's deadline passed with work under way"
+            );
         }
         self.telemetry.flush(FLUSH);
         finished
@@ -216,7 +227,11 @@ fn callers(config: &Config) -> Result<Callers, StartError> {
     }
 }
 
-fn telemetry(config: &Config, callers: &Callers, setting: &Setting) -> prometheus::Result<Telemetry> {
+fn telemetry(
+    config: &Config,
+    callers: &Callers,
+    setting: &Setting,
+) -> prometheus::Result<Telemetry> {
     let routes: Vec<RouteLabels> = config
         .routes
         .iter()
@@ -235,7 +250,10 @@ fn telemetry(config: &Config, callers: &Callers, setting: &Setting) -> prometheu
         vocabulary: Vocabulary {
             errors: Error::CODES.to_vec(),
             upstream_errors: UpstreamError::KINDS.to_vec(),
-            not_stored: crate::cache::policy::NotStored::ALL.iter().map(|reason| reason.as_str()).collect(),
+            not_stored: crate::cache::policy::NotStored::ALL
+                .iter()
+                .map(|reason| reason.as_str())
+                .collect(),
             invalidations: crate::cache::Source::ALL.iter().map(|source| source.as_str()).collect(),
             mask_failures: crate::gateway::unproven_reasons(),
             connections_ended: Refused::ALL.iter().map(|why| why.as_str()).collect(),
@@ -256,7 +274,9 @@ fn target_view(config: &Config, callers: &Callers) -> Option<TargetView> {
         LogTarget::Digest => {
             let callers = callers.clone();
             Some(TargetView::new(move |target| {
-                String::from_utf8_lossy(&callers.fingerprint_of(target.as_bytes())).into_owned().into()
+                String::from_utf8_lossy(&callers.fingerprint_of(target.as_bytes()))
+                    .into_owned()
+                    .into()
             }))
         }
     }
@@ -272,15 +292,17 @@ fn open_admin(
     if !masking {
         error!("masking has failed its self-test; /readyz stays 503: roll back this build");
     }
-    let Some(address) = config.admin.address else { return Ok(None) };
+    let Some(address) = config.admin.address else {
+        return Ok(None);
+    };
     let (shutdown, listening) = (shutdown.clone(), Arc::new(AtomicBool::new(true)));
-    let (cache, limits) = (gateway.clone(), gateway.clone());
+    let (cache, limits, flights) = (gateway.clone(), gateway.clone(), gateway.clone());
     let probes = Probes {
         readiness: Box::new(move || Readiness {
             listening: listening.load(Ordering::Relaxed),
             draining: shutdown.phase() != Phase::Running,
             masking,
-            details: Vec::new(),
+            details: vec![("fetches under way".to_owned(), flights.flights().to_string())],
         }),
         cache: Box::new(move || cache.cache_sizes()),
         limiter_keys: Box::new(move |limiter| limits.limiter_keys(limiter)),
@@ -291,9 +313,25 @@ fn open_admin(
 }
 
 fn warn_of_roots(config: &Config, roots: Roots) {
-    let secure = config.upstreams.values().any(|upstream| upstream.url.scheme_str() == Some("https"));
+    let secure =
+        config.upstreams.values().any(|upstream| upstream.url.scheme_str() == Some("https"));
     if secure && roots.system + roots.extra == 0 {
-        warn!("no certificate authority is trusted: every https upstream will fail; install ca-certificates or set upstream.ca_file");
+        warn!(
+            "no certificate authority is trusted: every https upstream will fail; install ca-certificates or set upstream.ca_file"
+        );
+    }
+}
+
+/// Warns of a cache that the control group would kill the process for (Linux).
+fn warn_of_memory(cache: u64) {
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit =
+        files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+    if let Some(limit) = limit.filter(|limit: &u64| cache >= *limit) {
+        warn!(
+            cache,
+            limit, "cache.max_bytes is not below the memory this process may use; lower it"
+        );
     }
 }
 

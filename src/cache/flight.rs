@@ -227,13 +227,18 @@ mod tests {
         let scope = Scope::Unit(0, "u".to_owned());
         let (open_old, old) = oneshot::channel::<u32>();
         let (open_new, new) = oneshot::channel::<u32>();
-        let before = flights.join(key(), || (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
+        let before = flights
+            .join(key(), || (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
         generations.bump(&scope, Strength::Soft);
-        let after = flights.join(key(), || (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
+        let after = flights
+            .join(key(), || (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
         assert_eq!(after.role(), Role::Leader);
         open_old.send(1).unwrap();
         assert_eq!(landed(before).await, Ended::Landed(1));
-        assert!(flights.is_under_way(&key()), "the successor was thrown out by its predecessor's end");
+        assert!(
+            flights.is_under_way(&key()),
+            "the successor was thrown out by its predecessor's end"
+        );
         open_new.send(2).unwrap();
         assert_eq!(landed(after).await, Ended::Landed(2));
     }

@@ -55,7 +55,13 @@ impl Cache {
     }
 
     /// What can be answered from memory at `now`.
-    pub fn lookup(&self, key: &KeyRef<'_>, request: &HeaderMap, made_under: u64, now: &Now) -> Lookup {
+    pub fn lookup(
+        &self,
+        key: &KeyRef<'_>,
+        request: &HeaderMap,
+        made_under: u64,
+        now: &Now,
+    ) -> Lookup {
         let Some(slot) = self.entries.as_ref().and_then(|entries| entries.get(key)) else {
             return Lookup::Miss(Forward::UriMiss);
         };
@@ -125,9 +131,8 @@ impl Cache {
             Owner::Open => None,
         };
         let of_family = caller.zip(family).map(|(id, family)| Scope::CallerFamily(id, family));
-        self.generations.stamp(
-            [caller.map(Scope::Caller), of_family, Some(resource)].into_iter().flatten(),
-        )
+        self.generations
+            .stamp([caller.map(Scope::Caller), of_family, Some(resource)].into_iter().flatten())
     }
 
     /// What the metrics show; catches up with moka's pending work first.
@@ -288,8 +293,10 @@ impl Slot {
 
     /// The same with `stored` in front, in place of the variant it replaces.
     fn with(&self, stored: Arc<Stored>) -> Self {
-        let others = self.variants().iter().filter(|other| other.variant != stored.variant).cloned();
-        let variants: Arc<[_]> = std::iter::once(Arc::clone(&stored)).chain(others).take(MAX_VARIANTS).collect();
+        let others =
+            self.variants().iter().filter(|other| other.variant != stored.variant).cloned();
+        let variants: Arc<[_]> =
+            std::iter::once(Arc::clone(&stored)).chain(others).take(MAX_VARIANTS).collect();
         if variants.len() == 1 { Self::One(stored) } else { Self::Many(variants) }
     }
 
@@ -306,7 +313,8 @@ impl Slot {
 
     /// The longest time that any variant can still be of use.
     fn useful_for(&self) -> Duration {
-        let left = |stored: &Arc<Stored>| stored.life.last_use().saturating_sub(stored.life.initial_age);
+        let left =
+            |stored: &Arc<Stored>| stored.life.last_use().saturating_sub(stored.life.initial_age);
         self.variants().iter().map(left).max().unwrap_or_default()
     }
 }

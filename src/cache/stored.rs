@@ -141,7 +141,8 @@ impl Stored {
     /// What its age and its authorisation allow at `now`.
     pub fn freshness(&self, now: &Now) -> Freshness {
         let freshness = self.life.freshness(self.age(now));
-        let authorised = now.mono <= self.authorised_until.mono && now.wall <= self.authorised_until.wall;
+        let authorised =
+            now.mono <= self.authorised_until.mono && now.wall <= self.authorised_until.wall;
         match freshness {
             Freshness::Fresh | Freshness::StaleWhileRevalidate if !authorised => {
                 if self.life.stale_if_error_allows(self.age(now)) {

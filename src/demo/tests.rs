@@ -36,7 +36,9 @@ async fn the_tour_shows_every_step_as_it_should_and_no_key() {
         assert!(page.contains(word), "{word} is not on\n{page}");
     }
     assert!(!holds_a_key(&page), "{page}");
-    let widest = page.lines().map(|line| line.chars().count()).max();
+    // A field as received is not broken, however long it is.
+    let lines = page.lines().filter(|line| !line.contains("Cache-Status: "));
+    let widest = lines.map(|line| line.chars().count()).max();
     assert!(
         widest <= Some(100) && page.lines().count() <= 85,
         "{widest:?} {}",

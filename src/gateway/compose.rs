@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::fetch::Job;
-use super::reply::problem_body;
+use super::problem::{PROBLEM_JSON, problem_body};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Times, Validators, Variant};
 use crate::cache::stored::{Fields, Owner, Stored, detached};
@@ -60,7 +60,12 @@ impl Gateway {
     ///
     /// # Errors
     /// When it fits no request of ours, or its body can't be proven masked.
-    pub(super) fn compose(&self, index: u16, asking: &Asking, answer: Answer) -> Result<Composed, Error> {
+    pub(super) fn compose(
+        &self,
+        index: u16,
+        asking: &Asking,
+        answer: Answer,
+    ) -> Result<Composed, Error> {
         let route = self.route_at(index);
         if !fits(asking, answer.status) {
             return Err(Error::UnaskedStatus);
@@ -132,7 +137,9 @@ impl Gateway {
             body: prior.body.clone(),
             validators: Validators {
                 etag: update.etag.or_else(|| prior.validators.etag.clone()),
-                last_modified: update.last_modified.or_else(|| prior.validators.last_modified.clone()),
+                last_modified: update
+                    .last_modified
+                    .or_else(|| prior.validators.last_modified.clone()),
             },
             times: times(answer),
             received: answer.trip.head_at,
@@ -168,7 +175,10 @@ impl Gateway {
     ) -> Result<(Masked, Facts), Error> {
         let masker = &self.0.masker;
         let bodiless = asking.method == Method::HEAD
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+            || matches!(
+                status,
+                StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+            );
         if bodiless || (route.wants_token() && status.is_redirection()) {
             return Ok((masker.empty(), Facts::default()));
         }
@@ -197,8 +207,14 @@ impl Composed {
         let plan = job.gateway.plan_at(job.route);
         let dice = &job.gateway.0.dice;
         let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
-        let judged =
-            policy::judge(&rules, &Method::GET, &job.selecting, self.status, &self.ruling, &self.times);
+        let judged = policy::judge(
+            &rules,
+            &Method::GET,
+            &job.selecting,
+            self.status,
+            &self.ruling,
+            &self.times,
+        );
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
         let owner = *job.key.owner();
@@ -264,7 +280,8 @@ fn unproven_reason(error: &Error) -> &'static str {
 
 /// Why a body could not be proven masked: the labels of `unitgate_mask_failures_total`.
 pub fn unproven_reasons() -> Vec<&'static str> {
-    let decoding = ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
+    let decoding =
+        ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
     MaskError::ALL.iter().map(|error| error.reason()).chain(decoding).collect()
 }
 
@@ -286,17 +303,27 @@ fn fits(asking: &Asking, status: StatusCode) -> bool {
 
 /// Whether the content's charset, if it names one, is one that JSON may be in (RFC 8259 §8.1).
 fn is_utf8(fields: &HeaderMap) -> bool {
-    let named = fields.get_all(CONTENT_TYPE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';').skip(1));
+    let named = fields
+        .get_all(CONTENT_TYPE)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';').skip(1));
     named
         .filter_map(|parameter| {
             let at = parameter.iter().position(|byte| *byte == b'=')?;
             let (name, value) = parameter.split_at(at);
-            name.trim_ascii().eq_ignore_ascii_case(b"charset").then(|| value.get(1..).unwrap_or_default())
+            name.trim_ascii()
+                .eq_ignore_ascii_case(b"charset")
+                .then(|| value.get(1..).unwrap_or_default())
         })
         .map(|value| value.trim_ascii().trim_ascii_start())
         .all(|value| {
-            let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-            [&b"utf-8"[..], b"utf8", b"us-ascii"].iter().any(|known| bare.eq_ignore_ascii_case(known))
+            let bare = value
+                .strip_prefix(b"\"")
+                .and_then(|value| value.strip_suffix(b"\""))
+                .unwrap_or(value);
+            [&b"utf-8"[..], b"utf8", b"us-ascii"]
+                .iter()
+                .any(|known| bare.eq_ignore_ascii_case(known))
         })
 }
 
@@ -330,7 +357,8 @@ fn times(answer: &Answer) -> Times {
 
 fn date(wall: Duration) -> HeaderValue {
     let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
-    HeaderValue::from_str(&text).unwrap_or_else(|_impossible| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+    HeaderValue::from_str(&text)
+        .unwrap_or_else(|_impossible| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
 /// The upstream's fields that rule reuse on a token route, where they are not shown (RFC 9111 §5).
@@ -358,6 +386,6 @@ const UNKEPT: Life = Life {
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const UNPROVEN: &str = "The upstream refused; its explanation can't be proven free of secrets and is not shown.";
+const UNPROVEN: &str =
+    "The upstream refused; its explanation can't be proven free of secrets and is not shown.";
 const ETAG_DIGITS: usize = 32;

@@ -175,7 +175,11 @@ impl Gateway {
             unit: asked.matched.unit.map(str::to_owned),
             family: route.family,
             sent: self.fields_sent(asked, caller),
-            selecting: if route.wants_token() { HeaderMap::new() } else { asked.inbound.fields().clone() },
+            selecting: if route.wants_token() {
+                HeaderMap::new()
+            } else {
+                asked.inbound.fields().clone()
+            },
             caller: caller.map(|caller| caller.id),
             token_expires: caller.and_then(|caller| caller.token.expires()),
             prior,
@@ -214,7 +218,10 @@ impl Gateway {
         Ok(answer)
     }
 
-    async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<crate::limit::LanePermit>, Error> {
+    async fn admit_upstream(
+        &self,
+        caller: &CallerId,
+    ) -> Result<Option<crate::limit::LanePermit>, Error> {
         let budget = self.0.limits.admit_upstream(caller);
         self.note_decision(Limiter::Upstream, budget.is_ok());
         budget?;
@@ -230,7 +237,11 @@ impl Gateway {
             self.0.limits.rejected(caller);
             self.0.limits.charge_peer(peer);
             let scope = Scope::Caller(*caller);
-            self.invalidate(&Invalidation { scope, strength: Strength::Hard, source: Source::Unauthorized });
+            self.invalidate(&Invalidation {
+                scope,
+                strength: Strength::Hard,
+                source: Source::Unauthorized,
+            });
         } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
             self.0.limits.accepted(caller);
         }
@@ -309,8 +320,10 @@ impl Job {
             body: Bytes::new(),
             kind: Kind::Safe,
         };
-        let answer = self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
-        if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE) {
+        let answer =
+            self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
+        if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
+        {
             // Ended for good: no stale window covers a refusal.
             self.gateway.0.cache.end(&self.key);
         }

@@ -49,8 +49,7 @@ impl Gateway {
         asked: Asked<'_, '_, B>,
         caller: Option<&Caller>,
         why: Forward,
-    ) -> Result<Reply, Error>
-    {
+    ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
         let body = if asked.inbound.is_safe_read() {
             Bytes::new()
@@ -75,8 +74,7 @@ impl Gateway {
     }
 
     /// The body of a write, after a look for masks under secret names.
-    async fn guarded_body<B: Payload>(&self, asked: &Asked<'_, '_, B>) -> Result<Bytes, Error>
-    {
+    async fn guarded_body<B: Payload>(&self, asked: &Asked<'_, '_, B>) -> Result<Bytes, Error> {
         let route = asked.matched.route;
         let coded = asked.inbound.fields().contains_key(CONTENT_ENCODING);
         if coded && !route.forwards_all() {
@@ -93,7 +91,9 @@ impl Gateway {
     fn errand<B>(&self, asked: &Asked<'_, '_, B>, caller: Option<&Caller>, body: Bytes) -> Errand {
         let fields = asked.inbound.fields();
         let conditional = asked.matched.route.forwards_all()
-            && [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE].iter().any(|name| fields.contains_key(name));
+            && [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
+                .iter()
+                .any(|name| fields.contains_key(name));
         Errand {
             gateway: self.clone(),
             route: asked.matched.route.index,
@@ -113,7 +113,11 @@ impl Gateway {
     }
 
     /// The fields that go upstream: made of the key and the token, or on an open route the client's.
-    pub(super) fn fields_sent<B>(&self, asked: &Asked<'_, '_, B>, caller: Option<&Caller>) -> HeaderMap {
+    pub(super) fn fields_sent<B>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+        caller: Option<&Caller>,
+    ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
         let marks = Marks {
@@ -124,7 +128,8 @@ impl Gateway {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };
             return fields::request_for_all(client, inbound.method(), codings, &marks);
         }
-        let content_type = if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
+        let content_type =
+            if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
         let token = caller.map(|caller| caller.token.authorization());
         fields::request_for_key(token, content_type, &marks)
     }
@@ -135,7 +140,8 @@ impl Errand {
         let Self { gateway, route, caller, peer, ask, asking, target, unit } = self;
         let write = ask.kind == Kind::Write;
         let cause = if write { Cause::Write } else { Cause::Forward };
-        let effect = Effect { gateway: &gateway, route, caller, target: &target, unit: unit.as_deref() };
+        let effect =
+            Effect { gateway: &gateway, route, caller, target: &target, unit: unit.as_deref() };
         let answer = match gateway.ask(route, caller.as_ref(), peer, ask, cause).await {
             Ok(answer) => answer,
             Err(failed) => {

@@ -35,20 +35,23 @@ use crate::limit::{Limiter, Limits, Quota};
 use crate::mask::Masker;
 use crate::route::{Match, Routes};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Cause, Exchange, Telemetry};
+use crate::telemetry::{self, Cause, Telemetry};
 use crate::upstream::Upstreams;
 
-use fetch::{Landing, TripFacts};
+use account::Account;
+use fetch::Landing;
 use inbound::Inbound;
 use plan::Plan;
 use reply::Reply;
 
+mod account;
 mod compose;
 mod fetch;
 mod forward;
 mod inbound;
 mod observe;
 mod plan;
+mod problem;
 mod reply;
 
 pub use compose::unproven_reasons;
@@ -110,8 +113,10 @@ impl Gateway {
         let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
         let routes = Routes::new(config);
         let masker = Masker::new(&config.secrets, &Routes::members(config));
-        let plans: Vec<Plan> =
-            routes.iter().map(|route| Plan::of(route, config, &upstreams, masker.fingerprint())).collect();
+        let plans: Vec<Plan> = routes
+            .iter()
+            .map(|route| Plan::of(route, config, &upstreams, masker.fingerprint()))
+            .collect();
         let rates: Vec<_> = config.routes.iter().map(|route| route.rate).collect();
         let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
         let via = config.listen.via.clone();
@@ -148,6 +153,11 @@ impl Gateway {
         self.0.cache.sizes()
     }
 
+    /// How many fetches are under way.
+    pub fn flights(&self) -> usize {
+        self.0.flights.len()
+    }
+
     /// How many keys one of its limiters holds.
     pub fn limiter_keys(&self, limiter: telemetry::Limiter) -> usize {
         let sizes = self.0.limits.sizes();
@@ -165,8 +175,11 @@ impl Gateway {
     }
 
     /// Answers one request and leaves one record of it.
-    pub async fn handle<B: Payload>(&self, request: Request<B>, peer: IpAddr) -> Response<Full<Bytes>>
-    {
+    pub async fn handle<B: Payload>(
+        &self,
+        request: Request<B>,
+        peer: IpAddr,
+    ) -> Response<Full<Bytes>> {
         let inbound = Inbound::new(request, peer, self);
         let exchange = self.0.telemetry.begin(inbound.arrival(self.0.clock.now()));
         let mut account = Account::new(exchange);
@@ -182,8 +195,7 @@ impl Gateway {
         &self,
         inbound: &Inbound<B>,
         account: &mut Account<'_>,
-    ) -> Result<Reply, Error>
-    {
+    ) -> Result<Reply, Error> {
         self.admit_peer(inbound.peer)?;
         let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
@@ -193,7 +205,7 @@ impl Gateway {
         let matched = matched?;
         let caller = self.identify(inbound, &matched)?;
         if let Some(caller) = &caller {
-            account.exchange.caller(caller.id.fingerprint());
+            account.identified(&caller.id);
             account.quota = self.admit(caller, &matched)?;
         }
         let plan = self.plan_at(matched.route.index);
@@ -207,8 +219,11 @@ impl Gateway {
     }
 
     /// A request that may be answered from the cache (RFC 9111 §4).
-    async fn serve<B: Payload>(&self, asked: Asked<'_, '_, B>, caller: Option<&Caller>) -> Result<Reply, Error>
-    {
+    async fn serve<B: Payload>(
+        &self,
+        asked: Asked<'_, '_, B>,
+        caller: Option<&Caller>,
+    ) -> Result<Reply, Error> {
         let now = self.0.clock.now();
         let key = asked.key(caller);
         let fields = asked.inbound.fields();
@@ -235,9 +250,14 @@ impl Gateway {
             return Ok(found);
         }
         let fields = asked.inbound.fields();
-        let (Lookup::Fresh(stored) | Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)) = &found
+        let (Lookup::Fresh(stored) | Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)) =
+            &found
         else {
-            return if policy::only_if_cached(rules, fields) { Err(Error::OnlyIfCached) } else { Ok(found) };
+            return if policy::only_if_cached(rules, fields) {
+                Err(Error::OnlyIfCached)
+            } else {
+                Ok(found)
+            };
         };
         let age = stored.age(&self.0.clock.now());
         match policy::reuse(rules, &stored.life, age, fields) {
@@ -300,7 +320,11 @@ impl Gateway {
     }
 
     /// Who asks, where the route wants to know.
-    fn identify<B>(&self, inbound: &Inbound<B>, matched: &Match<'_>) -> Result<Option<Caller>, Error> {
+    fn identify<B>(
+        &self,
+        inbound: &Inbound<B>,
+        matched: &Match<'_>,
+    ) -> Result<Option<Caller>, Error> {
         if !matched.route.wants_token() {
             return Ok(None);
         }
@@ -324,39 +348,6 @@ struct Asked<'a, 't, B> {
     matched: Match<'a>,
     plan: &'a Plan,
     account: &'a mut Account<'t>,
-}
-
-/// What is gathered of a request on its way: for the record, and for the fields of its reply.
-struct Account<'a> {
-    exchange: Exchange<'a>,
-    route: Option<usize>,
-    /// What is left of the caller's rate.
-    quota: Option<Quota>,
-    /// Why it went upstream, once it did.
-    forward: Option<Forward>,
-    /// What an upstream exchange that failed took.
-    trip: Option<TripFacts>,
-}
-
-impl<'a> Account<'a> {
-    fn new(exchange: Exchange<'a>) -> Self {
-        Self { exchange, route: None, quota: None, forward: None, trip: None }
-    }
-
-    fn found(&mut self, matched: &Match<'_>) {
-        let index = usize::from(matched.route.index);
-        self.exchange.route(index);
-        self.route = Some(index);
-    }
-
-    fn note(&mut self, reply: Option<&Reply>) {
-        if let Some(trip) = self.trip.or_else(|| reply.and_then(|reply| reply.trip)) {
-            self.exchange.upstream(trip.cause, u32::from(trip.tries), trip.duration);
-        }
-        if let Some(reply) = reply {
-            self.exchange.masked(u64::from(reply.stored.facts.fields_masked));
-        }
-    }
 }
 
 impl<'a, B> Asked<'a, '_, B> {

@@ -1,34 +1,27 @@
-//! What goes out: a success made of a stored response, or a problem made of an [`Error`].
+//! What goes out: a success made of a stored response.
 //!
 //! *Invariants*
 //! 1. A stored response goes to its owner alone: asked once more here, whatever the lookup said.
 //! 2. The client's own conditions are answered here, over what it may see (RFC 9110 §13).
-//! 3. A problem quotes nothing but our own table, and is never cached.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
-    RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{AGE, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
-use super::{Account, Gateway};
-use super::compose::PROBLEM_JSON;
 use super::fetch::{Landed, Origin, TripFacts};
 use super::inbound::{Inbound, Payload};
+use super::problem::{RATELIMIT, RATELIMIT_POLICY, rate_limit, refuse};
+use super::{Account, Gateway};
 use crate::cache::Status;
 use crate::cache::flight::Role;
 use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer, age_value};
 use crate::cache::stored::{Owner, Stored};
-use crate::caller::CallerError;
 use crate::clock::Now;
 use crate::error::Error;
-use crate::limit::{Limiter, Quota, Throttled};
-use crate::route::RouteError;
 use crate::telemetry::{self, Outcome};
 
 /// A success on its way out.
@@ -133,7 +126,11 @@ impl Gateway {
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
         let now = self.0.clock.now();
         let (mut response, record) = match result {
-            Ok(reply) => present(inbound, &reply, &now),
+            Ok(reply) if reply.stored.owner == account.owner => present(inbound, &reply, &now),
+            Ok(_another_callers) => {
+                tracing::error!("an answer was about to go to another caller; it was refused");
+                refuse(inbound, &Error::Lost, account)
+            }
             Err(error) => refuse(inbound, &error, account),
         };
         let fields = response.headers_mut();
@@ -189,9 +186,7 @@ fn is_unchanged<B>(inbound: &Inbound<B>, stored: &Stored) -> bool {
     // A token route shows no Last-Modified, so no date of it can be meant.
     let modified = match stored.owner {
         Owner::Caller(_) => None,
-        Owner::Open => {
-            Some(policy::modified_at(&stored.fields.to_map(), stored.received.wall))
-        }
+        Owner::Open => Some(policy::modified_at(&stored.fields.to_map(), stored.received.wall)),
     };
     policy::not_modified(inbound.fields(), stored.etag.as_ref(), modified)
 }
@@ -218,7 +213,8 @@ fn partial(
         RangeAnswer::Whole => response,
         RangeAnswer::Partial(range) => {
             let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(stored.body.len());
-            let slice = stored.body.bytes().slice(at(*range.start())..at(range.end().saturating_add(1)));
+            let slice =
+                stored.body.bytes().slice(at(*range.start())..at(range.end().saturating_add(1)));
             response.headers_mut().insert(CONTENT_RANGE, policy::content_range(&range, length));
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             response.map(|_whole| Full::new(slice))
@@ -251,143 +247,8 @@ fn body_length<B>(inbound: &Inbound<B>, response: &Response<Full<Bytes>>) -> u64
     if *inbound.method() == Method::HEAD { 0 } else { response.body().size_hint().lower() }
 }
 
-/// A problem (RFC 9457) made of an error.
-fn refuse<B: Payload>(
-    inbound: &Inbound<B>,
-    error: &Error,
-    account: &Account<'_>,
-) -> (Response<Full<Bytes>>, telemetry::Reply) {
-    let profile = error.profile();
-    let policy = match error {
-        Error::Throttled(Throttled { by: Limiter::Caller, .. }) => Some("caller"),
-        Error::Throttled(Throttled { by: Limiter::Upstream, .. }) => Some("upstream"),
-        _ => None,
-    };
-    let id = inbound.id.to_str().ok();
-    let body = problem(profile.status, profile.code, profile.text, policy, id);
-    let head = *inbound.method() == Method::HEAD;
-    let length = u64::try_from(body.len()).unwrap_or_default();
-    let mut response = Response::new(Full::new(if head { Bytes::new() } else { body }));
-    *response.status_mut() = profile.status;
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, PROBLEM_JSON);
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if inbound.leaves_body() {
-        // The rest of the request is not read, so nothing can follow it.
-        fields.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    if head {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    explain(fields, error);
-    if let Some(forward) = account.forward {
-        let status = CacheStatus { detail: Some(profile.code), ..CacheStatus::forwarded(forward) };
-        status.append_to(NAME, fields);
-    }
-    let record = telemetry::Reply {
-        status: profile.status,
-        outcome: Outcome::of_error(profile.side, profile.status),
-        bytes: if head { 0 } else { length },
-        age: None,
-        error: Some((profile.code, profile.side)),
-    };
-    (response, record)
-}
-
-/// The fields that some refusals owe.
-fn explain(fields: &mut HeaderMap, error: &Error) {
-    match error {
-        Error::Route(RouteError::MethodNotAllowed { allow }) => {
-            if let Ok(allow) = HeaderValue::from_str(allow) {
-                fields.insert(ALLOW, allow);
-            }
-        }
-        Error::Caller(error) => {
-            fields.insert(WWW_AUTHENTICATE, challenge(*error));
-        }
-        Error::Throttled(throttled) => {
-            fields.insert(RETRY_AFTER, HeaderValue::from(throttled.retry_after));
-            if let (Some(quota), Limiter::Upstream) = (&throttled.quota, throttled.by) {
-                fields.insert(RATELIMIT_POLICY, quota_policy("upstream", quota));
-                fields.insert(RATELIMIT, rate_limit("upstream", quota));
-            }
-            if let (Some(quota), Limiter::Caller) = (&throttled.quota, throttled.by) {
-                fields.insert(RATELIMIT_POLICY, quota_policy("caller", quota));
-                fields.insert(RATELIMIT, rate_limit("caller", quota));
-            }
-        }
-        _ => {}
-    }
-}
-
-/// RFC 6750 §3.1: no error code where no token was sent.
-fn challenge(error: CallerError) -> HeaderValue {
-    HeaderValue::from_static(match error {
-        CallerError::Missing => "Bearer realm=\"unitgate\"",
-        CallerError::Malformed | CallerError::Repeated => {
-            "Bearer realm=\"unitgate\", error=\"invalid_request\""
-        }
-        CallerError::TooLong => "Bearer realm=\"unitgate\", error=\"invalid_token\"",
-    })
-}
-
-/// `"NAME";r=…;t=…` (draft-ietf-httpapi-ratelimit-headers §4).
-fn rate_limit(name: &str, quota: &Quota) -> HeaderValue {
-    let (mut remaining, mut reset) = (itoa::Buffer::new(), itoa::Buffer::new());
-    let mut item = String::with_capacity(RATE_LIMIT_LENGTH);
-    for part in ["\"", name, "\";r=", remaining.format(quota.remaining), ";t=", reset.format(quota.reset)] {
-        item.push_str(part);
-    }
-    list_item(&item)
-}
-
-/// `"NAME";q=…;w=…` (draft-ietf-httpapi-ratelimit-headers §3).
-fn quota_policy(name: &str, quota: &Quota) -> HeaderValue {
-    list_item(&format!("\"{name}\";q={};w={}", quota.limit, quota.window))
-}
-
-fn list_item(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_impossible| HeaderValue::from_static(""))
-}
-
-/// The body of a problem that stands for an upstream's own words.
-pub(super) fn problem_body(status: StatusCode, code: &str, text: &str) -> Bytes {
-    problem(status, code, text, None, None)
-}
-
-fn problem(
-    status: StatusCode,
-    code: &str,
-    text: &str,
-    violated: Option<&str>,
-    request_id: Option<&str>,
-) -> Bytes {
-    let mut problem = serde_json::json!({
-        "type": violated.map_or_else(|| format!("urn:unitgate:problem:{code}"), |_| QUOTA.to_owned()),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": text,
-        "code": code,
-    });
-    if let Some(members) = problem.as_object_mut() {
-        if let Some(id) = request_id {
-            members.insert("request_id".to_owned(), id.into());
-        }
-        if let Some(policy) = violated {
-            members.insert("violated-policies".to_owned(), serde_json::json!([policy]));
-        }
-    }
-    Bytes::from(problem.to_string())
-}
-
-/// Room for the item of any quota: a name, 10 and 20 digits.
-const RATE_LIMIT_LENGTH: usize = 48;
-
 /// Our name in `Cache-Status`.
-const NAME: &str = "unitgate";
-
-/// The registered problem type of an exceeded quota.
-const QUOTA: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+pub(super) const NAME: &str = "unitgate";
 
 /// Fields that describe the content a 304 does not have.
 const OF_CONTENT: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_LENGTH];
@@ -396,5 +257,3 @@ const OF_CONTENT: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_LEN
 const OUR_FIELDS: usize = 6;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::{
-    Answer, Ask, Gate, MASK, OTHER_UNIT, START, UNIT, Upstream, key, list, secs,
+    Answer, Ask, Gate, INTEGRATION, MASK, OTHER_UNIT, START, UNIT, Upstream, key, list, secs,
 };
 
 fn plain() -> Answer {
@@ -256,6 +256,79 @@ async fn explicit_freshness_is_capped() {
     assert!(alice.get(UNIT).await.is_hit());
     gate.advance(secs(1));
     assert!(!alice.get(UNIT).await.is_hit());
+}
+
+#[tokio::test]
+async fn explicit_freshness_counts_from_the_age_it_came_with() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        Gate::policy(config, |policy| policy.stale_while_revalidate = secs(0));
+    });
+    upstream.answer(plain().field("cache-control", "max-age=100").field("age", "40, 5"));
+    let alice = gate.client("alice");
+    let miss = alice.get(UNIT).await;
+    assert_eq!((miss.field("age"), miss.field("cache-control")), (Some("40"), Some("private, max-age=100")));
+    gate.advance(secs(59));
+    let hit = alice.get(UNIT).await;
+    assert_eq!((hit.cache(), hit.field("age")), ("unitgate; hit; ttl=1", Some("99")));
+    gate.advance(secs(1));
+    assert!(!alice.get(UNIT).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_vary_that_can_be_read_always_matches_since_we_made_the_request() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    upstream.answer(plain().field("vary", "Accept-Language, Cookie, Origin"));
+    let alice = gate.client("alice");
+    alice.send(Ask::get(UNIT).field("accept-language", "pt")).await;
+    assert!(alice.send(Ask::get(UNIT).field("accept-language", "en")).await.is_hit());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn cache_status_is_a_list_whose_last_member_is_ours_with_one_of_hit_and_fwd() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        config.limits.caller_upstream = Some(unitgate::config::Rate { per_second: 1, burst: 9 });
+    });
+    let alice = gate.client("alice");
+    let mut replies = vec![alice.get(UNIT).await, alice.get(UNIT).await, alice.head(UNIT).await];
+    replies.push(alice.get(INTEGRATION).await);
+    replies.push(alice.put(INTEGRATION, "{}").await);
+    for answer in [Answer::json(404, "{}"), Answer::json(200, "nonsense"), Answer::reset(), Answer::new(500, "")] {
+        upstream.next(answer);
+        replies.push(alice.get(OTHER_UNIT).await);
+    }
+    gate.advance(secs(70));
+    replies.push(alice.get(UNIT).await);
+    upstream.answer(Answer::json(503, "{}"));
+    gate.advance(secs(30));
+    replies.push(alice.get(UNIT).await);
+    for page in 0..20 {
+        replies.push(alice.get(&format!("{OTHER_UNIT}?page={page}")).await);
+    }
+    assert!(replies.iter().any(|reply| reply.status == 429));
+    for reply in replies {
+        let list: sfv::List = sfv::Parser::new(reply.cache()).parse().unwrap();
+        let Some(sfv::ListEntry::Item(ours)) = list.last() else { panic!("{:?}", reply.cache()) };
+        assert_eq!(ours.bare_item.as_token().map(sfv::TokenRef::as_str), Some("unitgate"));
+        let has = |name: &str| ours.params.iter().any(|(key, _)| key.as_str() == name);
+        assert!(has("hit") != has("fwd"), "{}", reply.cache());
+        for only_forwarded in ["fwd-status", "stored", "collapsed"] {
+            assert!(has("fwd") || !has(only_forwarded), "{}", reply.cache());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_before_the_lookup_has_no_cache_status() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    for reply in [gate.stranger().get(UNIT).await, gate.client("alice").get("/nowhere").await] {
+        assert_eq!(reply.field("cache-status"), None);
+        assert_eq!(reply.field("cache-control"), Some("no-store"));
+    }
 }
 
 #[tokio::test]

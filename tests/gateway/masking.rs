@@ -363,18 +363,27 @@ async fn what_is_stored_is_masked_already() {
 }
 
 #[tokio::test]
-async fn a_key_in_a_target_or_an_id_is_not_logged() {
+async fn a_key_in_a_target_or_a_field_is_not_logged() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| {});
     let secret = key("a8");
     let alice = gate.client("alice");
     for target in [format!("{UNIT}?key={secret}"), format!("/{secret}"), format!("{INTEGRATIONS}/{secret}")] {
-        alice.send(Ask::get(&target).field("x-request-id", &secret)).await;
         alice.send(Ask::get(&target).field("user-agent", &secret).field("via", &secret)).await;
+        alice.send(Ask::get(&target).field("x-request-id", &format!("id {secret}"))).await;
     }
     let log = gate.log();
     assert!(log.contains(UNIT), "{log}");
     assert!(!log.contains(&secret), "{log}");
+}
+
+#[tokio::test]
+async fn a_key_as_a_request_id_is_not_logged() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let secret = key("b9");
+    gate.client("alice").send(Ask::get(UNIT).field("x-request-id", &secret)).await;
+    assert!(!gate.log().contains(&secret));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use unitgate::config::{Lane, Rate};
 
-use crate::support::{Answer, Ask, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs};
+use crate::support::{Answer, Ask, Gate, Held, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs};
 
 const fn rate(per_second: u32, burst: u32) -> Option<Rate> {
     Some(Rate { per_second, burst })
@@ -229,7 +229,7 @@ async fn without_a_lane_strangers_are_not_held_up() {
         pending.push(gate.client(&format!("caller-{caller}")).enter(Ask::get(UNIT)).await);
     }
     upstream.arrived(300).await;
-    held.into_iter().for_each(crate::support::Held::release);
+    held.into_iter().for_each(Held::release);
     for one in pending {
         assert_eq!(one.reply().await.status, 200);
     }
@@ -256,6 +256,28 @@ async fn the_peer_limit_counts_failures_only_and_is_asked_first() {
     assert_eq!(upstream.count(), asked);
     gate.advance(secs(2));
     assert_eq!(alice.get(OTHER_UNIT).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_thousand_requests_of_one_address_can_be_in_flight_by_default() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        config.limits.caller = None;
+        config.limits.caller_upstream = None;
+    });
+    let alice = gate.client("alice");
+    alice.get(UNIT).await;
+    let mut held = Vec::new();
+    let mut pending = Vec::new();
+    for page in 0..1_000 {
+        held.push(upstream.hold());
+        pending.push(alice.enter(Ask::get(&format!("{UNIT}?page={page}"))).await);
+    }
+    upstream.arrived(1_001).await;
+    held.into_iter().for_each(Held::release);
+    for one in pending {
+        assert_eq!(one.reply().await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Seen, UNIT, UNIT_ID, Upstream, key, list,
+    Answer, Ask, Gate, Held, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Seen, UNIT, UNIT_ID, Upstream, key, list,
     secs, token,
 };
 
@@ -79,7 +79,7 @@ async fn equal_writes_are_never_coalesced() {
     let alice = gate.client("alice");
     let writes: Vec<_> = (0..10).map(|_| alice.begin(Ask::put(INTEGRATION, "{}"))).collect();
     upstream.arrived(10).await;
-    held.into_iter().for_each(crate::support::Held::release);
+    held.into_iter().for_each(Held::release);
     for write in writes {
         let reply = write.reply().await;
         assert_eq!(reply.status, 200);
@@ -270,6 +270,48 @@ async fn a_flight_begun_before_a_write_is_not_joined_or_kept_after_it() {
 }
 
 #[tokio::test]
+async fn a_read_begun_while_a_write_is_under_way_is_not_kept_after_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let alice = gate.client("alice");
+    let write = upstream.hold();
+    let writing = gate.client("writer").begin(Ask::put(INTEGRATION, "{}"));
+    write.arrived().await;
+    let read = upstream.hold();
+    let reading = alice.enter(Ask::get(UNIT)).await;
+    read.arrived().await;
+    let second = upstream.hold();
+    let other = gate.client("bob").enter(Ask::get(UNIT)).await;
+    second.arrived().await;
+    second.release_with(before());
+    assert_eq!(other.reply().await.status, 200);
+    write.release_with(wrote(UNIT_ID));
+    assert_eq!(writing.reply().await.status, 200);
+    read.release_with(before());
+    assert_eq!(reading.reply().await.status, 200);
+    upstream.answer(after());
+    for name in ["alice", "bob"] {
+        assert_eq!(gate.client(name).get(UNIT).await.text(), list(MASK, "After."), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_asked_for_in_another_spelling_is_not_served_past_a_write() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let alice = gate.client("alice");
+    for spelled in [UNIT.replace("6f1c", "%36f1c"), UNIT.replace("a11a", "A11A"), UNIT.replace("unit/", "unit/./")] {
+        upstream.answers(by_method(before(), wrote(UNIT_ID)));
+        let first = alice.get(&spelled).await;
+        gate.client("writer").put(INTEGRATION, "{}").await;
+        upstream.answer(after());
+        let second = alice.get(&spelled).await;
+        let refused = (400..500).contains(&first.status);
+        assert!(refused || second.text() == list(MASK, "After."), "{spelled}: {}", second.cache());
+    }
+}
+
+#[tokio::test]
 async fn a_voided_flight_that_lands_first_is_not_kept_either() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| {});
@@ -282,8 +324,8 @@ async fn a_voided_flight_that_lands_first_is_not_kept_either() {
     held.release_with(before());
     let early = early.reply().await;
     assert!(!early.cache().contains("stored"), "{}", early.cache());
-    assert_eq!(early.field("cache-control"), Some("private, no-store"));
     assert_eq!(alice.get(UNIT).await.text(), list(MASK, "After."));
+    assert_eq!(early.field("cache-control"), Some("private, no-store"), "nor by the client's own cache");
 }
 
 #[tokio::test]

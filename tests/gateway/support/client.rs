@@ -318,3 +318,10 @@ impl Wire {
         self.write(format!("{head}\r\n").as_bytes()).await;
     }
 }
+
+impl Client {
+    /// Where it connects to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}

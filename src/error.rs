@@ -157,7 +157,7 @@ impl Error {
                 "masked_secret_in_write",
                 "A secret field holds a mask; writing it would overwrite the real secret. Leave the field out or send the real value.",
             ),
-            Self::OnlyIfCached => client(504, "only_if_cached", "Nothing suitable is stored."),
+            Self::OnlyIfCached => client(504, "only_if_cached", "Nothing suitable is stored; ask without only-if-cached."),
             Self::Decode(_) => upstream_fault(502, "undecodable_answer", UNPROVEN),
             Self::Unmaskable(_) => upstream_fault(502, "unmaskable_answer", UNPROVEN),
             Self::Charset => upstream_fault(502, "answer_not_utf8", UNPROVEN),
@@ -235,7 +235,7 @@ impl fmt::Display for Side {
 
 fn route(error: &RouteError) -> Profile {
     match error {
-        RouteError::NotFound => client(404, "no_route", "No route serves this path."),
+        RouteError::NotFound => client(404, "no_route", "No route serves this path; check the base URL."),
         RouteError::MethodNotAllowed { .. } => client(
             405,
             "method_not_allowed",
@@ -247,7 +247,7 @@ fn route(error: &RouteError) -> Profile {
         RouteError::AmbiguousPath => client(
             400,
             "ambiguous_path",
-            "The path holds dot segments, escaped slashes, controls or broken escapes.",
+            "The path holds dot segments, escaped slashes, controls or broken escapes; send it without them.",
         ),
         RouteError::BadParameter => client(
             400,
@@ -281,13 +281,13 @@ fn caller(error: CallerError) -> Profile {
 
 fn limited(by: Limiter) -> Profile {
     match by {
-        Limiter::Peer => client(429, "peer_limited", "Too many failed requests from this address."),
-        Limiter::Caller => client(429, "caller_limited", "Too many requests with this token."),
+        Limiter::Peer => client(429, "peer_limited", "Too many failed requests from this address; wait as long as Retry-After says."),
+        Limiter::Caller => client(429, "caller_limited", "Too many requests with this token; wait as long as Retry-After says."),
         Limiter::Upstream => {
-            client(429, "upstream_limited", "Too many requests with this token had to go upstream.")
+            client(429, "upstream_limited", "Too many requests with this token had to go upstream; wait as long as Retry-After says.")
         }
         Limiter::Lane => {
-            gateway(503, "lane_full", "Too many tokens are being tried for the first time.")
+            gateway(503, "lane_full", "Too many tokens that the upstream has not accepted yet are waiting; wait as long as Retry-After says.")
         }
     }
 }
@@ -309,12 +309,12 @@ fn upstream(error: &UpstreamError) -> Profile {
     match error {
         UpstreamError::Target => client(400, "bad_target", "The target can't be put in a request."),
         UpstreamError::Resolve(_) | UpstreamError::Connect(_) | UpstreamError::Tls(_) => {
-            upstream_fault(502, "upstream_unreachable", "The upstream can't be reached.")
+            upstream_fault(502, "upstream_unreachable", "The upstream can't be reached; try again.")
         }
         UpstreamError::ConnectTimeout
         | UpstreamError::FirstByteTimeout
         | UpstreamError::TotalTimeout => {
-            upstream_fault(504, "upstream_timeout", "The upstream did not answer in time.")
+            upstream_fault(504, "upstream_timeout", "The upstream did not answer in time; try again, a write only after checking whether it took effect.")
         }
         UpstreamError::Reset
         | UpstreamError::Protocol
@@ -323,7 +323,7 @@ fn upstream(error: &UpstreamError) -> Profile {
         | UpstreamError::TooManyFields
         | UpstreamError::Truncated
         | UpstreamError::Coding(_) => {
-            upstream_fault(502, "upstream_broken", "The upstream's answer is broken or too large.")
+            upstream_fault(502, "upstream_broken", "The upstream's answer is broken or too large; check whether a write took effect before trying again.")
         }
     }
 }

@@ -159,12 +159,16 @@ fn demo(options: &demo::Options) -> anyhow::Result<ExitCode> {
 }
 
 fn healthcheck(path: &Path, address: Option<SocketAddr>) -> anyhow::Result<ExitCode> {
-    let configured = || {
-        let config = load(path)?;
-        config.admin.address.map(loopback_if_unspecified)
-    };
-    let Some(address) = address.or_else(configured) else {
-        anyhow::bail!("no admin address to ask: set admin.address or pass --address");
+    let address = match address {
+        Some(address) => address,
+        None => match load(path) {
+            None => return Ok(bad_configuration()),
+            Some(config) => config
+                .admin
+                .address
+                .map(loopback_if_unspecified)
+                .context("no admin address to ask: set admin.address or pass --address")?,
+        },
     };
     unitgate::admin::healthcheck(address)?;
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@
 use http::{Method, Uri};
 
 use crate::config::{self, CachePolicy, CallerMode, Config, ForwardMode, SecretsMode};
+use crate::unit::is_unit_id;
 
 /// The route table.
 #[derive(Debug)]
@@ -233,7 +234,7 @@ struct Parameters<'a> {
 impl<'a> Parameters<'a> {
     fn note(&mut self, segment: &'a str, unit: bool) {
         self.any = true;
-        self.all_ids &= crate::mask::is_unit_id(segment.as_bytes());
+        self.all_ids &= is_unit_id(segment.as_bytes());
         if unit {
             self.unit = Some(segment);
         }

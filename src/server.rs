@@ -8,7 +8,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +23,7 @@ use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
-use crate::gateway::{Gateway, Ground};
+use crate::gateway::{ANSWERED_5XX, Gateway, Ground};
 use crate::listener::{self, BindError, Change, Handler, Places, Refused};
 use crate::mask::Masker;
 use crate::route::Routes;
@@ -165,12 +164,12 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The operators' address can't be listened on.
-    #[error("admin.address {address} can't be listened on: {source}; choose a free one")]
+    #[error("admin.address {address} can't be listened on: {cause}; choose a free one")]
     Admin {
         /// The configured address.
         address: SocketAddr,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The key of the callers' digests can't be had.
     #[error("the key of the callers' digests can't be had: {0}; check caller.key_file")]
@@ -249,7 +248,7 @@ fn telemetry(
         routes: &routes,
         vocabulary: Vocabulary {
             errors: Error::CODES.to_vec(),
-            upstream_errors: UpstreamError::KINDS.to_vec(),
+            upstream_errors: [&UpstreamError::KINDS[..], &[ANSWERED_5XX]].concat(),
             not_stored: crate::cache::policy::NotStored::ALL
                 .iter()
                 .map(|reason| reason.as_str())
@@ -295,11 +294,12 @@ fn open_admin(
     let Some(address) = config.admin.address else {
         return Ok(None);
     };
-    let (shutdown, listening) = (shutdown.clone(), Arc::new(AtomicBool::new(true)));
+    let shutdown = shutdown.clone();
     let (cache, limits, flights) = (gateway.clone(), gateway.clone(), gateway.clone());
     let probes = Probes {
         readiness: Box::new(move || Readiness {
-            listening: listening.load(Ordering::Relaxed),
+            // This port opens after the public one is bound.
+            listening: true,
             draining: shutdown.phase() != Phase::Running,
             masking,
             details: vec![("fetches under way".to_owned(), flights.flights().to_string())],
@@ -309,7 +309,7 @@ fn open_admin(
     };
     admin::start(address, Admin::new(Arc::clone(telemetry), probes))
         .map(Some)
-        .map_err(|source| StartError::Admin { address, source })
+        .map_err(|cause| StartError::Admin { address, cause })
 }
 
 fn warn_of_roots(config: &Config, roots: Roots) {

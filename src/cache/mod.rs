@@ -108,11 +108,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Ends a stored answer for good: the upstream said 403 or 404 to its owner.
-    pub fn end(&self, key: &CacheKey) {
-        if let Some(entries) = &self.entries {
-            entries.invalidate(key);
-        }
+    /// Ends a stored answer for good, such as when the upstream said 403 or 404 to its owner; says
+    /// whether there was one.
+    pub fn end(&self, key: &CacheKey) -> bool {
+        self.entries.as_ref().is_some_and(|entries| entries.remove(key).is_some())
     }
 
     /// Voids or stales everything of a scope, flights under way too; says whether anything was there.
@@ -232,7 +231,7 @@ pub enum Source {
     Write,
     /// The upstream's 401 to a token.
     Unauthorized,
-    /// The upstream's 403 or 404 to a token for one target.
+    /// The upstream's 403, 404 or 410 to a token for one target.
     Gone,
 }
 

@@ -203,6 +203,13 @@ impl Fields {
         self.0.iter()
     }
 
+    /// The same with `value` as the only line of `name`.
+    #[must_use]
+    pub fn with(&self, name: &HeaderName, value: HeaderValue) -> Self {
+        let others = self.iter().filter(|(other, _)| other != name).cloned();
+        Self(others.chain([(name.clone(), value)]).collect())
+    }
+
     /// As a map, for rules that need one.
     pub fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.0.len());

@@ -30,7 +30,7 @@ fn cache(config: &Config, told: &mut Vec<String>) {
         .filter_map(|route| Some((route, route.cache.as_ref()?)))
         .collect();
     if config.cache.max_bytes == 0 {
-        told.push("caching is off (cache.max_bytes = 0): each request goes upstream, and masking stays on".to_owned());
+        told.push("caching is off (cache.max_bytes = 0): each read goes upstream and counts against limits.caller_upstream; masking stays on".to_owned());
         return;
     }
     if cached.is_empty() {

@@ -119,7 +119,7 @@ impl Default for Limits {
             peer: None,
             lane: Some(Lane {
                 in_flight: 256,
-                wait: Duration::from_secs(2),
+                wait: Duration::from_secs(8),
             }),
             keys: 100_000,
             request_body: 256 * KIB,

@@ -17,15 +17,16 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::fetch::Job;
+use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Times, Validators, Variant};
 use crate::cache::stored::{Fields, Owner, Stored, detached};
 use crate::clock::Now;
 use crate::error::Error;
-use crate::mask::{Facts, MaskError, Masked};
+use crate::mask::{Facts, Masked};
 use crate::route::Route;
-use crate::upstream::{Answer, DecodeError, decode, fields};
+use crate::upstream::{Answer, decode, fields};
 
 /// What was asked, as far as it decides which answers fit.
 #[derive(Clone, Debug)]
@@ -203,7 +204,7 @@ impl Gateway {
 
 impl Composed {
     /// The answer with its owner and its life, and whether it may be kept.
-    pub(super) fn judged(self, job: &Job, stamp: Stamp) -> (Arc<Stored>, Result<(), NotStored>) {
+    pub(super) fn judged(self, job: &Job, stamp: Stamp) -> (Stored, Result<(), NotStored>) {
         let plan = job.gateway.plan_at(job.route);
         let dice = &job.gateway.0.dice;
         let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
@@ -225,7 +226,7 @@ impl Composed {
             stamp,
             ..stored
         };
-        (Arc::new(stored), judged.map(|_life| ()))
+        (stored, judged.map(|_life| ()))
     }
 
     /// The answer as nobody may keep it.
@@ -266,30 +267,23 @@ impl Composed {
     }
 }
 
-/// The label of an error of [`Gateway::prove`].
-fn unproven_reason(error: &Error) -> &'static str {
-    match error {
-        Error::Unmaskable(error) => error.reason(),
-        Error::Decode(DecodeError::Unsupported) => "unknown_coding",
-        Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
-        Error::Decode(DecodeError::Window) => "coding_window",
-        Error::Decode(DecodeError::Broken) => "coding_broken",
-        _ => "charset",
-    }
-}
-
-/// Why a body could not be proven masked: the labels of `unitgate_mask_failures_total`.
-pub fn unproven_reasons() -> Vec<&'static str> {
-    let decoding =
-        ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
-    MaskError::ALL.iter().map(|error| error.reason()).chain(decoding).collect()
-}
-
 /// The same validators in memory of their own.
 fn own_validators(validators: &Validators) -> Validators {
     Validators {
         etag: validators.etag.as_ref().map(detached),
         last_modified: validators.last_modified.as_ref().map(detached),
+    }
+}
+
+/// An answer that could not be kept after all: a client's own cache must not keep it either.
+pub(super) fn disowned(stored: Arc<Stored>) -> Arc<Stored> {
+    match Arc::try_unwrap(stored) {
+        Ok(stored) if stored.owner != Owner::Open => {
+            let fields = stored.fields.with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
+            Arc::new(Stored { fields, ..stored })
+        }
+        Ok(stored) => Arc::new(stored),
+        Err(shared) => shared,
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::compose::Asking;
+use super::compose::{Asking, disowned};
 use super::plan::Plan;
 use super::reply::Reply;
 use super::{Asked, Gateway};
@@ -213,6 +213,9 @@ impl Gateway {
                 sent: failure.sent,
             }
         })?;
+        if answer.status.is_server_error() {
+            self.metrics().upstream_errors_total.inc(usize::from(route), ANSWERED_5XX);
+        }
         self.note_standing(caller, peer, answer.status);
         self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
         Ok(answer)
@@ -244,6 +247,13 @@ impl Gateway {
             });
         } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
             self.0.limits.accepted(caller);
+        }
+    }
+
+    /// Ends a stored answer that its owner may not have any more.
+    fn end(&self, key: &CacheKey) {
+        if self.0.cache.end(key) {
+            self.metrics().cache_invalidations_total.inc(Source::Gone.as_str());
         }
     }
 
@@ -286,8 +296,7 @@ impl Job {
         let composed = self.gateway.compose(self.route, &Asking::PLAIN_GET, answer);
         let composed =
             composed.map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
-        let (stored, verdict) = composed.judged(self, stamp);
-        let kept = self.keep(&stored, verdict);
+        let (stored, kept) = self.keep(composed.judged(self, stamp));
         Ok(Landed { stored, origin: Origin::Upstream(status), kept, trip: Some(trip) })
     }
 
@@ -325,7 +334,7 @@ impl Job {
         if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
         {
             // Ended for good: no stale window covers a refusal.
-            self.gateway.0.cache.end(&self.key);
+            self.gateway.end(&self.key);
         }
         Ok(answer)
     }
@@ -333,23 +342,24 @@ impl Job {
     /// A stored response renewed by a 304 (RFC 9111 §4.3.4).
     fn renew(&self, prior: &Arc<Stored>, answer: &Answer, stamp: Stamp) -> Landed {
         let composed = self.gateway.renewed(self.route, prior, answer);
-        let (stored, verdict) = composed.judged(self, stamp);
-        let kept = self.keep(&stored, verdict);
+        let (stored, kept) = self.keep(composed.judged(self, stamp));
         Landed { stored, origin: Origin::Renewed, kept, trip: Some(self.trip(answer)) }
     }
 
     /// Keeps an answer if it may be kept; else says why, and lets go of what it supersedes.
-    fn keep(&self, stored: &Arc<Stored>, verdict: Result<(), NotStored>) -> bool {
-        let gateway = &self.gateway.0;
-        let kept = verdict.and_then(|()| gateway.cache.store(&self.key, stored));
-        let Err(reason) = kept else { return true };
+    fn keep(&self, (stored, verdict): (Stored, Result<(), NotStored>)) -> (Arc<Stored>, bool) {
+        let stored = Arc::new(stored);
+        let cache = &self.gateway.0.cache;
+        let Err(reason) = verdict.and_then(|()| cache.store(&self.key, &stored)) else {
+            return (stored, true);
+        };
         self.gateway.note_not_stored(self.route, reason);
         if stored.status.is_success() && reason != NotStored::Voided {
             // What was stored is no longer the upstream's answer. (A voided flight says nothing of
             // what its successor may have stored.)
-            gateway.cache.end(&self.key);
+            cache.end(&self.key);
         }
-        false
+        (disowned(stored), false)
     }
 
     fn trip(&self, answer: &Answer) -> TripFacts {
@@ -366,3 +376,6 @@ impl Landed {
         }
     }
 }
+
+/// The kind of upstream error that is an answer.
+pub const ANSWERED_5XX: &str = "answered_5xx";

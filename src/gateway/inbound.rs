@@ -45,7 +45,11 @@ pub(super) struct Inbound<B> {
 impl<B> Inbound<B> {
     pub(super) fn new(request: Request<B>, peer: IpAddr, gateway: &Gateway) -> Self {
         let (parts, body) = request.into_parts();
-        let id = fields::request_id(&parts.headers, &gateway.0.dice);
+        let mut id = fields::request_id(&parts.headers, &gateway.0.dice);
+        if gateway.0.masker.field(&id) != id {
+            // The client's own id holds a key: it must be neither logged nor sent on.
+            id = fields::request_id(&HeaderMap::new(), &gateway.0.dice);
+        }
         Self { parts, body: Mutex::new(Some(body)), peer: peer.to_canonical(), id }
     }
 

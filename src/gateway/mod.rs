@@ -54,8 +54,9 @@ mod plan;
 mod problem;
 mod reply;
 
-pub use compose::unproven_reasons;
+pub use fetch::ANSWERED_5XX;
 pub use inbound::Payload;
+pub use observe::unproven_reasons;
 
 /// The gateway (RFC 9110 §3.7); clones share it.
 #[derive(Clone)]

@@ -1,6 +1,5 @@
 //! Facts into metrics: the only file of the gateway that knows their names.
 
-use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use tracing::warn;
 use super::Gateway;
 use super::fetch::took;
 use crate::cache::policy::{NotStored, parse_date};
+use crate::error::Error;
 use crate::limit;
-use crate::mask::Facts;
+use crate::mask::{Facts, MaskError};
 use crate::telemetry::{Cause, Decision, Limiter};
-use crate::upstream::{Trip, UpstreamError};
+use crate::upstream::{DecodeError, Trip, UpstreamError};
 
 impl Gateway {
     pub(super) fn note_decision(&self, by: limit::Limiter, admitted: bool) {
@@ -101,8 +101,27 @@ impl Gateway {
     }
 }
 
+/// The label of an error of a body that can't be proven masked.
+pub(super) fn unproven_reason(error: &Error) -> &'static str {
+    match error {
+        Error::Unmaskable(error) => error.reason(),
+        Error::Decode(DecodeError::Unsupported) => "unknown_coding",
+        Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
+        Error::Decode(DecodeError::Window) => "coding_window",
+        Error::Decode(DecodeError::Broken) => "coding_broken",
+        _ => "charset",
+    }
+}
+
+/// Why a body could not be proven masked: the labels of `unitgate_mask_failures_total`.
+pub fn unproven_reasons() -> Vec<&'static str> {
+    let decoding =
+        ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
+    MaskError::ALL.iter().map(|error| error.reason()).chain(decoding).collect()
+}
+
 /// An error and what caused it, on one line.
-struct Chain<'a>(&'a dyn Error);
+struct Chain<'a>(&'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -135,7 +135,8 @@ impl Gateway {
         };
         let fields = response.headers_mut();
         fields.insert(X_REQUEST_ID, inbound.id.clone());
-        if let Some(quota) = account.quota {
+        // A refusal tells of the limit that refused.
+        if let Some(quota) = account.quota.filter(|_| !fields.contains_key(RATELIMIT)) {
             if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {
                 fields.insert(RATELIMIT_POLICY, policy);
             }

@@ -14,12 +14,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// One address could not be taken.
-    #[error("cannot listen on {address}: {source}; {}", remedy(source))]
+    #[error("cannot listen on {address}: {cause}; {}", remedy(cause))]
     Address {
         /// The address as configured.
         address: SocketAddr,
         /// What the system says.
-        source: Error,
+        cause: Error,
     },
     /// There was none to take, or each was an IPv6 one on a machine without IPv6.
     #[error("no address to listen on; name at least one that this machine has")]
@@ -38,7 +38,7 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
         match listen(address) {
             Ok(socket) => sockets.push(socket),
             Err(error) if lacks_ipv6(address, &error) => {}
-            Err(source) => return Err(BindError::Address { address, source }),
+            Err(cause) => return Err(BindError::Address { address, cause }),
         }
     }
     if sockets.is_empty() {

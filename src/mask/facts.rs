@@ -4,6 +4,8 @@
 //! 1. No fact is a secret, and their size is bounded whatever the body.
 //! 2. Noting a unit costs a bounded number of comparisons, usually one.
 
+use crate::unit::is_unit_id;
+
 /// What a pass saw in a body, besides secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -40,16 +42,6 @@ pub struct UnitFact {
     pub member: u16,
     /// Its id, as [`is_unit_id`] has it.
     pub id: Box<str>,
-}
-
-/// Whether `text` can be a unit's id: `[A-Za-z0-9._~-]{1,128}`, but not `.` or `..`.
-///
-/// These are the unreserved characters of RFC 3986 §2.3, without the two dot segments of §3.3.
-pub fn is_unit_id(text: &[u8]) -> bool {
-    let unreserved =
-        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
-    let dots = matches!(text, b"." | b"..");
-    (1..=128).contains(&text.len()) && !dots && text.iter().all(unreserved)
 }
 
 /// Finds the units that are noted already: their places in the facts by a hash of their ends.

@@ -42,7 +42,7 @@ use memchr::memmem::Finder;
 
 use crate::config::Secrets;
 
-pub use self::facts::{Facts, UnitFact, is_unit_id};
+pub use self::facts::{Facts, UnitFact};
 pub use self::self_test::SelfTestError;
 
 use self::names::Names;

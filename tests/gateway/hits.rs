@@ -267,7 +267,10 @@ async fn explicit_freshness_counts_from_the_age_it_came_with() {
     upstream.answer(plain().field("cache-control", "max-age=100").field("age", "40, 5"));
     let alice = gate.client("alice");
     let miss = alice.get(UNIT).await;
-    assert_eq!((miss.field("age"), miss.field("cache-control")), (Some("40"), Some("private, max-age=100")));
+    assert_eq!(
+        (miss.field("age"), miss.field("cache-control")),
+        (Some("40"), Some("private, max-age=100"))
+    );
     gate.advance(secs(59));
     let hit = alice.get(UNIT).await;
     assert_eq!((hit.cache(), hit.field("age")), ("unitgate; hit; ttl=1", Some("99")));
@@ -296,7 +299,12 @@ async fn cache_status_is_a_list_whose_last_member_is_ours_with_one_of_hit_and_fw
     let mut replies = vec![alice.get(UNIT).await, alice.get(UNIT).await, alice.head(UNIT).await];
     replies.push(alice.get(INTEGRATION).await);
     replies.push(alice.put(INTEGRATION, "{}").await);
-    for answer in [Answer::json(404, "{}"), Answer::json(200, "nonsense"), Answer::reset(), Answer::new(500, "")] {
+    for answer in [
+        Answer::json(404, "{}"),
+        Answer::json(200, "nonsense"),
+        Answer::reset(),
+        Answer::new(500, ""),
+    ] {
         upstream.next(answer);
         replies.push(alice.get(OTHER_UNIT).await);
     }
@@ -523,11 +531,34 @@ async fn a_switch_honours_the_directives_of_requests() {
 }
 
 #[tokio::test]
+async fn concurrent_reloads_cost_one_upstream_request_where_they_are_honoured() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        Gate::policy(config, |policy| policy.request_directives = true);
+    });
+    let alice = gate.client("alice");
+    alice.get(UNIT).await;
+    let held = upstream.hold();
+    let mut reloads = Vec::new();
+    for _ in 0..20 {
+        reloads.push(alice.enter(Ask::get(UNIT).field("cache-control", "no-cache")).await);
+    }
+    held.arrived().await;
+    assert!(alice.get(UNIT).await.is_hit(), "who did not ask for a reload does not wait for one");
+    held.release();
+    for reload in reloads {
+        assert_eq!(reload.reply().await.status, 200);
+    }
+    assert_eq!(upstream.count(), 2);
+}
+
+#[tokio::test]
 async fn each_spelling_of_a_query_is_an_entry_of_its_own() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| {});
     let alice = gate.client("alice");
-    let targets = ["", "?", "?a=1&b=2", "?b=2&a=1", "?a=1&b=2&", "?a=%31&b=2"].map(|query| format!("{UNIT}{query}"));
+    let targets = ["", "?", "?a=1&b=2", "?b=2&a=1", "?a=1&b=2&", "?a=%31&b=2"]
+        .map(|query| format!("{UNIT}{query}"));
     for (asked, target) in (1..).zip(&targets) {
         assert!(!alice.get(target).await.is_hit());
         assert_eq!((upstream.count(), &upstream.last().target), (asked, target));
@@ -553,7 +584,10 @@ async fn a_flood_of_keys_asked_once_does_not_push_out_the_one_in_use() {
     for once in 0..600 {
         alice.enter(Ask::get(&format!("{OTHER_UNIT}?once={once}"))).await.reply().await;
         if once % 20 == 0 {
-            assert!(alice.enter(Ask::get(UNIT)).await.reply().await.is_hit(), "pushed out after {once}");
+            assert!(
+                alice.enter(Ask::get(UNIT)).await.reply().await.is_hit(),
+                "pushed out after {once}"
+            );
         }
     }
     assert_eq!(upstream.count(), 601);

@@ -12,15 +12,20 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, START, Seen, UNIT, Upstream, key, list, secs,
-    token,
+    Answer, Ask, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, START, Seen, UNIT, Upstream, key,
+    list, secs, token,
 };
 
 /// An answer that shows whose token fetched it.
 fn personal() -> impl Fn(&Seen) -> Answer {
     |seen| {
-        let whose = if seen.field("authorization").unwrap().contains("alice") { "alice" } else { "somebody" };
-        Answer::json(200, list(MASK, &format!("For {whose}."))).field("cache-control", "public, max-age=300")
+        let whose = if seen.field("authorization").unwrap().contains("alice") {
+            "alice"
+        } else {
+            "somebody"
+        };
+        Answer::json(200, list(MASK, &format!("For {whose}.")))
+            .field("cache-control", "public, max-age=300")
     }
 }
 
@@ -42,7 +47,11 @@ async fn two_tokens_never_share_an_answer_even_a_public_one() {
         assert!(bob.get(UNIT).await.text().contains("For somebody."));
     }
     assert_eq!(upstream.count(), 2);
-    let spent: Vec<_> = upstream.seen().iter().map(|seen| seen.field("authorization").unwrap().to_owned()).collect();
+    let spent: Vec<_> = upstream
+        .seen()
+        .iter()
+        .map(|seen| seen.field("authorization").unwrap().to_owned())
+        .collect();
     assert_eq!(spent, [format!("Bearer {}", token("alice")), format!("Bearer {}", token("bob"))]);
 }
 
@@ -60,7 +69,10 @@ async fn two_tokens_never_share_a_flight() {
     assert!(bob.reply().await.text().contains("For somebody."));
     first.release_with(Answer::json(401, "{}"));
     assert_eq!(alice.reply().await.status, 401);
-    assert!(gate.client("bob").get(UNIT).await.is_hit(), "a refusal to one token is nothing to another");
+    assert!(
+        gate.client("bob").get(UNIT).await.is_hit(),
+        "a refusal to one token is nothing to another"
+    );
 }
 
 #[tokio::test]
@@ -98,7 +110,8 @@ async fn a_401_drops_everything_of_its_token_and_of_nobody_else() {
         alice.get(target).await;
         bob.get(target).await;
     }
-    upstream.next(Answer::json(401, "{}").field("www-authenticate", "Bearer error=\"invalid_token\""));
+    upstream
+        .next(Answer::json(401, "{}").field("www-authenticate", "Bearer error=\"invalid_token\""));
     let refused = alice.get(&format!("{UNIT}?page=2")).await;
     assert_eq!(refused.status, 401);
     assert_eq!(refused.field("www-authenticate"), Some("Bearer error=\"invalid_token\""));
@@ -171,7 +184,11 @@ async fn a_403_or_404_ends_a_stored_answer_for_good() {
         let refused = alice.get(UNIT).await;
         assert_eq!((refused.status, refused.text()), (status, r#"{"message":"not yours"}"#));
         upstream.answer(Answer::json(503, "{}"));
-        assert_eq!(alice.get(UNIT).await.status, 503, "an outage brought back what {status} had ended");
+        assert_eq!(
+            alice.get(UNIT).await.status,
+            503,
+            "an outage brought back what {status} had ended"
+        );
         assert_eq!(alice.get(OTHER_UNIT).await.status, 200, "another target was ended by {status}");
     }
 }
@@ -304,18 +321,18 @@ async fn only_the_key_and_the_token_shape_what_goes_upstream() {
     ];
     let ask = noise.iter().fold(Ask::get(UNIT), |ask, (name, value)| ask.field(name, value));
     assert_eq!(gate.client("alice").send(ask).await.status, 200);
-    let noisy = upstream.last();
+    let full = upstream.last();
     let allowed =
         ["accept", "accept-encoding", "authorization", "host", "user-agent", "via", "x-request-id"];
-    assert_eq!(noisy.names(), allowed);
-    assert_eq!(noisy.field("accept-encoding"), Some("identity"));
-    assert_eq!(noisy.field("accept"), Some("application/json"));
+    assert_eq!(full.names(), allowed);
+    assert_eq!(full.field("accept-encoding"), Some("identity"));
+    assert_eq!(full.field("accept"), Some("application/json"));
     let host = upstream.address().to_string();
-    assert_eq!(noisy.field("host"), Some(host.as_str()));
+    assert_eq!(full.field("host"), Some(host.as_str()));
     gate.client("bob").get(UNIT).await;
-    let quiet = upstream.last();
+    let bare = upstream.last();
     for same in ["accept", "accept-encoding", "user-agent", "via"] {
-        assert_eq!(noisy.field(same), quiet.field(same), "{same}");
+        assert_eq!(full.field(same), bare.field(same), "{same}");
     }
     let ask = noise.iter().fold(Ask::get(INTEGRATION), |ask, (name, value)| ask.field(name, value));
     gate.client("alice").send(ask).await;
@@ -402,10 +419,22 @@ async fn only_listed_fields_come_back() {
         ("x-request-id", "upstream-request-id"),
     ];
     let answer = Answer::json(200, list(MASK, "Be kind.")).field("content-language", "pt-BR");
-    upstream.answer(withheld.iter().fold(answer, |answer, (name, value)| answer.field(name, value)));
+    upstream
+        .answer(withheld.iter().fold(answer, |answer, (name, value)| answer.field(name, value)));
     let allowed = [
-        "cache-control", "cache-status", "content-language", "content-length", "content-type", "date", "etag",
-        "ratelimit", "ratelimit-policy", "vary", "x-request-id", "age", "via",
+        "cache-control",
+        "cache-status",
+        "content-language",
+        "content-length",
+        "content-type",
+        "date",
+        "etag",
+        "ratelimit",
+        "ratelimit-policy",
+        "vary",
+        "x-request-id",
+        "age",
+        "via",
     ];
     let alice = gate.client("alice");
     for target in [UNIT, UNIT, INTEGRATION] {
@@ -427,12 +456,16 @@ async fn a_redirect_keeps_its_status_and_nothing_else() {
     let gate = Gate::start(&upstream, |_| {});
     for status in [301, 302, 303, 307, 308] {
         upstream.answer(
-            Answer::json(status, list(MASK, "Elsewhere.")).field("location", "https://elsewhere.example/"),
+            Answer::json(status, list(MASK, "Elsewhere."))
+                .field("location", "https://elsewhere.example/"),
         );
         for target in [UNIT, INTEGRATION] {
             let asked = upstream.count();
             let reply = gate.client("alice").get(target).await;
-            assert_eq!((reply.status, reply.body.len(), reply.field("location")), (status, 0, None));
+            assert_eq!(
+                (reply.status, reply.body.len(), reply.field("location")),
+                (status, 0, None)
+            );
             assert_eq!(upstream.count(), asked + 1, "not followed, not stored");
         }
     }
@@ -463,7 +496,8 @@ async fn no_token_and_no_key_stands_in_log_metrics_or_replies() {
         replies.push(alice.get(OTHER_UNIT).await);
     }
     replies.push(gate.client_with(&format!("Basic {}", token("alice"))).get(UNIT).await);
-    replies.push(gate.stranger().send(Ask::new("BREW", UNIT).field("x-token", &token("alice"))).await);
+    replies
+        .push(gate.stranger().send(Ask::new("BREW", UNIT).field("x-token", &token("alice"))).await);
     let told = replies.iter().map(Reply::everything).collect::<String>();
     for (where_, text) in [("replies", told), ("log", gate.log()), ("metrics", gate.metrics())] {
         assert!(!text.contains(&token("alice")), "a token in the {where_}");
@@ -486,7 +520,10 @@ async fn callers_are_known_by_twelve_digits_that_a_key_file_makes_lasting() {
         let line = log.lines().find(|line| line.contains("\"caller\"")).expect("an access line");
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let caller = line["caller"].as_str().unwrap().to_owned();
-        assert!(caller.len() == 12 && caller.bytes().all(|byte| byte.is_ascii_hexdigit()), "{caller}");
+        assert!(
+            caller.len() == 12 && caller.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{caller}"
+        );
         fingerprints.push(caller);
     }
     assert_eq!(fingerprints[0], fingerprints[1]);

@@ -3,13 +3,22 @@
 //! `support` holds the language they are written in. A new topic is a file beside this one and a line
 //! below.
 #![cfg(test)]
+#![expect(clippy::float_cmp, reason = "counts are whole numbers, and compared as such")]
 
 mod support;
 
+mod admin;
 mod coalescing;
+mod drain;
 mod hits;
+mod house;
 mod isolation;
+mod logs;
 mod masking;
+mod metrics;
+mod protocol;
 mod stale;
 mod throttling;
+mod types;
+mod upstream_failures;
 mod writes;

@@ -78,10 +78,10 @@ async fn traffic(upstream: &Upstream, gate: &Gate) -> usize {
     gate.advance(secs(61));
     bob.get(UNIT).await;
     held.arrived().await;
-    held.release_with(Answer::json(503, "{}"));
     gate.advance(secs(40));
-    upstream.next(Answer::json(503, "{}"));
-    bob.get(UNIT).await;
+    let excused = bob.enter(Ask::get(UNIT)).await;
+    held.release_with(Answer::json(503, "{}"));
+    excused.reply().await;
     upstream.next(Answer::not_modified().field("etag", "\"1\""));
     bob.get(UNIT).await;
     upstream.next(Answer::json(401, "{}"));

@@ -12,12 +12,11 @@
 //! By default an answer lives 60 s, then 30 s while it is refreshed, then 300 s for errors, then 600 s
 //! only to be asked about.
 
-use std::time::Duration;
-
-use unitgate::config::Rate;
+use unitgate::config::{Config, Rate};
 
 use crate::support::{
-    Answer, Ask, Client, Gate, MASK, OTHER_UNIT, Reply, Seen, UNIT, Upstream, key, list, secs, token,
+    Answer, Ask, Client, Gate, MASK, OTHER_UNIT, Reply, Seen, UNIT, Upstream, key, list, secs,
+    token,
 };
 
 const STALE_IF_ERROR: &str = "detail=stale-if-error";
@@ -30,13 +29,14 @@ fn new() -> Answer {
     Answer::json(200, list(MASK, "New."))
 }
 
-/// A gate in front of an upstream, with [`old`] stored for alice.
+/// A gate in front of an upstream that has an answer like [`old`] stored for alice.
 async fn stored(answer: Answer) -> (Upstream, Gate, Client) {
+    stored_with(answer, |_| {}).await
+}
+
+async fn stored_with(answer: Answer, change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| {
-        config.upstream.first_byte = Duration::from_millis(300);
-        config.upstream.total = Duration::from_millis(400);
-    });
+    let gate = Gate::start(&upstream, change);
     let alice = gate.client("alice");
     upstream.next(answer);
     assert_eq!(alice.get(UNIT).await.text(), list(MASK, "Old."));
@@ -45,7 +45,9 @@ async fn stored(answer: Answer) -> (Upstream, Gate, Client) {
 }
 
 fn is_stale_copy(reply: &Reply) -> bool {
-    reply.status == 200 && reply.text() == list(MASK, "Old.") && reply.cache().contains(STALE_IF_ERROR)
+    reply.status == 200
+        && reply.text() == list(MASK, "Old.")
+        && reply.cache().contains(STALE_IF_ERROR)
 }
 
 #[tokio::test]
@@ -81,7 +83,11 @@ async fn a_refresh_replaces_what_it_renews() {
     held.release();
     let joined = joined.reply().await;
     assert_eq!(joined.text(), list(MASK, "New."));
-    assert!(joined.cache().contains("fwd=stale") && joined.cache().contains("collapsed"), "{}", joined.cache());
+    assert!(
+        joined.cache().contains("fwd=stale") && joined.cache().contains("collapsed"),
+        "{}",
+        joined.cache()
+    );
     let hit = alice.get(UNIT).await;
     assert_eq!((hit.text(), hit.cache()), (list(MASK, "New.").as_str(), "unitgate; hit; ttl=60"));
     assert_eq!(upstream.count(), 2);
@@ -134,7 +140,11 @@ async fn a_failing_upstream_is_stood_in_for_inside_the_window_only() {
         let stale = alice.get(UNIT).await;
         assert!(is_stale_copy(&stale), "{status}: {stale:?}");
         assert_eq!(stale.field("age"), Some("90"));
-        assert!(stale.cache().contains("fwd=stale") && stale.cache().contains("ttl=-30"), "{}", stale.cache());
+        assert!(
+            stale.cache().contains("fwd=stale") && stale.cache().contains("ttl=-30"),
+            "{}",
+            stale.cache()
+        );
         gate.advance(secs(299));
         assert!(is_stale_copy(&alice.get(UNIT).await), "{status} at the window's end");
         gate.advance(secs(1));
@@ -162,7 +172,11 @@ async fn an_answer_that_breaks_is_stood_in_for() {
         Answer::json(304, "").field("etag", "\"nothing of ours\""),
     ];
     for answer in broken {
-        let (upstream, gate, alice) = stored(old()).await;
+        let hasty = |config: &mut Config| {
+            config.upstream.first_byte = secs(1);
+            config.upstream.total = secs(1);
+        };
+        let (upstream, gate, alice) = stored_with(old(), hasty).await;
         upstream.answer(answer.clone());
         gate.advance(secs(100));
         let reply = alice.get(UNIT).await;
@@ -382,7 +396,11 @@ async fn a_304_about_something_else_is_asked_again_without_conditions() {
     for (asked, what) in [(3, "another validator"), (5, "no validator")] {
         gate.advance(secs(100));
         let refetched = alice.get(UNIT).await;
-        assert_eq!((refetched.status, refetched.text()), (200, list(MASK, "New.").as_str()), "{what}");
+        assert_eq!(
+            (refetched.status, refetched.text()),
+            (200, list(MASK, "New.").as_str()),
+            "{what}"
+        );
         assert_eq!(upstream.count(), asked, "{what}");
         assert_eq!(upstream.last().field("if-none-match"), None);
         assert_eq!(upstream.last().field("if-modified-since"), None);
@@ -394,7 +412,8 @@ async fn an_unasked_304_never_reaches_a_client() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| {});
     upstream.answer(Answer::not_modified().field("etag", "\"theirs\""));
-    let reply = gate.client("alice").send(Ask::get(UNIT).field("if-none-match", "\"theirs\"")).await;
+    let reply =
+        gate.client("alice").send(Ask::get(UNIT).field("if-none-match", "\"theirs\"")).await;
     assert_eq!(reply.status, 502);
     upstream.answer(new());
     assert_eq!(gate.client("alice").get(UNIT).await.status, 200);

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use unitgate::config::{Lane, Rate};
 
-use crate::support::{Answer, Ask, Gate, Held, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs};
+use crate::support::{
+    Answer, Ask, Gate, Held, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs,
+};
 
-const fn rate(per_second: u32, burst: u32) -> Option<Rate> {
-    Some(Rate { per_second, burst })
+const fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate { per_second, burst }
 }
 
 fn retry_after(reply: &Reply) -> u64 {
@@ -27,7 +29,7 @@ fn retry_after(reply: &Reply) -> u64 {
 #[tokio::test]
 async fn over_the_callers_rate_nothing_goes_upstream() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller = rate(1, 3));
+    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(rate(1, 3)));
     let alice = gate.client("alice");
     for _ in 0..3 {
         assert_eq!(alice.get(UNIT).await.status, 200);
@@ -51,7 +53,7 @@ async fn over_the_callers_rate_nothing_goes_upstream() {
 #[tokio::test]
 async fn a_hit_over_the_rate_is_refused_too() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller = rate(1, 1));
+    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(rate(1, 1)));
     let alice = gate.client("alice");
     alice.get(UNIT).await;
     assert_eq!(alice.get(UNIT).await.status, 429);
@@ -60,7 +62,7 @@ async fn a_hit_over_the_rate_is_refused_too() {
 #[tokio::test]
 async fn who_waits_as_told_is_admitted() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller = rate(1, 2));
+    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(rate(1, 2)));
     let alice = gate.client("alice");
     alice.get(UNIT).await;
     alice.get(UNIT).await;
@@ -73,7 +75,7 @@ async fn who_waits_as_told_is_admitted() {
 #[tokio::test]
 async fn every_reply_to_an_identified_caller_tells_what_is_left() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller = rate(2, 10));
+    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(rate(2, 10)));
     let alice = gate.client("alice");
     upstream.answer(Answer::json(200, list(MASK, "")).field("ratelimit", "\"theirs\";r=999;t=9"));
     for left in [9, 8, 7] {
@@ -93,15 +95,18 @@ async fn every_reply_to_an_identified_caller_tells_what_is_left() {
 async fn each_route_counts_for_itself_and_may_have_its_own_rate() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |config| {
-        config.limits.caller = rate(1, 1);
-        Gate::route(config, "integration").rate = rate(1, 4);
+        config.limits.caller = Some(rate(1, 1));
+        Gate::route(config, "integration").rate = Some(rate(1, 4));
     });
     let alice = gate.client("alice");
     assert_eq!(alice.get(UNIT).await.status, 200);
     assert_eq!(alice.get(UNIT).await.status, 429);
     for _ in 0..4 {
         let reply = alice.get(INTEGRATION).await;
-        assert_eq!((reply.status, reply.field("ratelimit-policy")), (200, Some("\"caller\";q=4;w=4")));
+        assert_eq!(
+            (reply.status, reply.field("ratelimit-policy")),
+            (200, Some("\"caller\";q=4;w=4"))
+        );
     }
     assert_eq!(alice.get(INTEGRATION).await.status, 429);
 }
@@ -109,7 +114,7 @@ async fn each_route_counts_for_itself_and_may_have_its_own_rate() {
 #[tokio::test]
 async fn hits_are_cheap_and_misses_are_limited() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = rate(1, 1));
+    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = Some(rate(1, 1)));
     let alice = gate.client("alice");
     for _ in 0..50 {
         assert_eq!(alice.get(UNIT).await.status, 200);
@@ -118,7 +123,8 @@ async fn hits_are_cheap_and_misses_are_limited() {
     assert_eq!((refused.status, refused.code().as_str()), (429, "upstream_limited"));
     assert_eq!(retry_after(&refused), 1);
     assert_eq!(refused.json()["violated-policies"], serde_json::json!(["upstream"]));
-    let (policy, limit) = (refused.field("ratelimit-policy").unwrap(), refused.field("ratelimit").unwrap());
+    let (policy, limit) =
+        (refused.field("ratelimit-policy").unwrap(), refused.field("ratelimit").unwrap());
     assert_eq!((policy, limit), ("\"upstream\";q=1;w=1", "\"upstream\";r=0;t=1"));
     assert_eq!(upstream.count(), 1);
     assert!(alice.get(UNIT).await.is_hit());
@@ -129,7 +135,7 @@ async fn hits_are_cheap_and_misses_are_limited() {
 #[tokio::test]
 async fn a_flights_leader_pays_for_its_joiners() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = rate(1, 2));
+    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = Some(rate(1, 2)));
     let alice = gate.client("alice");
     let held = upstream.hold();
     let mut crowd = Vec::new();
@@ -148,7 +154,7 @@ async fn a_flights_leader_pays_for_its_joiners() {
 #[tokio::test]
 async fn writes_and_uncached_reads_pay_the_upstream_budget() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = rate(1, 2));
+    let gate = Gate::start(&upstream, |config| config.limits.caller_upstream = Some(rate(1, 2)));
     let alice = gate.client("alice");
     assert_eq!(alice.get(INTEGRATION).await.status, 200);
     assert_eq!(alice.put(INTEGRATION, "{}").await.status, 200);
@@ -238,7 +244,7 @@ async fn without_a_lane_strangers_are_not_held_up() {
 #[tokio::test]
 async fn the_peer_limit_counts_failures_only_and_is_asked_first() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.peer = rate(1, 2));
+    let gate = Gate::start(&upstream, |config| config.limits.peer = Some(rate(1, 2)));
     let alice = gate.client("alice");
     for page in 0..20 {
         assert_eq!(alice.get(&format!("{UNIT}?page={page}")).await.status, 200);
@@ -262,6 +268,10 @@ async fn the_peer_limit_counts_failures_only_and_is_asked_first() {
 async fn a_thousand_requests_of_one_address_can_be_in_flight_by_default() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |config| {
+        // A thousand connections at once take a busy machine longer than the default deadlines.
+        config.upstream.connect = secs(60);
+        config.upstream.first_byte = secs(60);
+        config.upstream.total = secs(60);
         config.limits.caller = None;
         config.limits.caller_upstream = None;
     });
@@ -303,7 +313,10 @@ async fn each_callers_limit_can_be_off() {
         assert_eq!((reply.status, reply.field("ratelimit")), (200, None));
     }
     for _ in 0..2_500 {
-        assert_eq!(alice.enter(Ask::get(&format!("{UNIT}?page=1"))).await.reply().await.status, 200);
+        assert_eq!(
+            alice.enter(Ask::get(&format!("{UNIT}?page=1"))).await.reply().await.status,
+            200
+        );
     }
     assert_eq!(upstream.count(), 1_500);
 }
@@ -325,9 +338,9 @@ async fn an_upstreams_429_passes_with_its_retry_after_and_is_not_kept() {
 async fn every_decision_is_counted() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |config| {
-        config.limits.caller = rate(1, 2);
-        config.limits.caller_upstream = rate(1, 1);
-        config.limits.peer = rate(1, 50);
+        config.limits.caller = Some(rate(1, 2));
+        config.limits.caller_upstream = Some(rate(1, 1));
+        config.limits.peer = Some(rate(1, 50));
     });
     let alice = gate.client("alice");
     for target in [UNIT, OTHER_UNIT, UNIT] {

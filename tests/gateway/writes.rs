@@ -8,11 +8,9 @@
 //! 4. A client that leaves does not stop its write.
 //! 5. A body whose secret holds a mask goes nowhere; nor does one that is too large or coded.
 
-use std::time::Duration;
-
 use crate::support::{
-    Answer, Ask, Gate, Held, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Seen, UNIT, UNIT_ID, Upstream, key, list,
-    secs, token,
+    Answer, Ask, Gate, Held, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Seen, UNIT, UNIT_ID,
+    Upstream, key, list, secs, token,
 };
 
 /// Reads get `read`, writes get `write`.
@@ -59,8 +57,15 @@ async fn a_write_goes_upstream_with_its_body_and_content_type() {
     let bearer = format!("Bearer {}", token("alice"));
     assert_eq!(seen.field("authorization"), Some(bearer.as_str()));
     let expected = [
-        "accept", "accept-encoding", "authorization", "content-length", "content-type", "host", "user-agent",
-        "via", "x-request-id",
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "user-agent",
+        "via",
+        "x-request-id",
     ];
     assert_eq!(seen.names(), expected);
     assert_eq!(alice.send(Ask::post(INTEGRATIONS, &body)).await.status, 200);
@@ -199,8 +204,8 @@ async fn an_unknown_outcome_makes_the_writers_lists_stale() {
     ] {
         let upstream = Upstream::start().await;
         let gate = Gate::start(&upstream, |config| {
-            config.upstream.first_byte = Duration::from_millis(200);
-            config.upstream.total = Duration::from_millis(300);
+            config.upstream.first_byte = secs(1);
+            config.upstream.total = secs(1);
         });
         upstream.answers(by_method(before(), outcome.clone()));
         let (alice, bob) = (gate.client("alice"), gate.client("bob"));
@@ -211,7 +216,11 @@ async fn an_unknown_outcome_makes_the_writers_lists_stale() {
         assert!(failed.status >= 500, "{outcome:?}");
         upstream.next(Answer::json(503, "{}"));
         let stale = alice.get(UNIT).await;
-        assert_eq!(stale.text(), list(MASK, "Before."), "stale, and excused by an error: {outcome:?}");
+        assert_eq!(
+            stale.text(),
+            list(MASK, "Before."),
+            "stale, and excused by an error: {outcome:?}"
+        );
         assert!(stale.cache().contains("detail=stale-if-error"), "{}", stale.cache());
         upstream.answer(after());
         assert_eq!(alice.get(UNIT).await.text(), list(MASK, "After."), "{outcome:?}");
@@ -300,7 +309,11 @@ async fn a_list_asked_for_in_another_spelling_is_not_served_past_a_write() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| {});
     let alice = gate.client("alice");
-    for spelled in [UNIT.replace("6f1c", "%36f1c"), UNIT.replace("a11a", "A11A"), UNIT.replace("unit/", "unit/./")] {
+    for spelled in [
+        UNIT.replace("6f1c", "%36f1c"),
+        UNIT.replace("a11a", "A11A"),
+        UNIT.replace("unit/", "unit/./"),
+    ] {
         upstream.answers(by_method(before(), wrote(UNIT_ID)));
         let first = alice.get(&spelled).await;
         gate.client("writer").put(INTEGRATION, "{}").await;
@@ -325,7 +338,11 @@ async fn a_voided_flight_that_lands_first_is_not_kept_either() {
     let early = early.reply().await;
     assert!(!early.cache().contains("stored"), "{}", early.cache());
     assert_eq!(alice.get(UNIT).await.text(), list(MASK, "After."));
-    assert_eq!(early.field("cache-control"), Some("private, no-store"), "nor by the client's own cache");
+    assert_eq!(
+        early.field("cache-control"),
+        Some("private, no-store"),
+        "nor by the client's own cache"
+    );
 }
 
 #[tokio::test]
@@ -416,7 +433,11 @@ async fn a_masked_secret_goes_nowhere() {
         r#"{"apiKey":"real","apiKey":"cal_****"}"#.to_owned(),
     ] {
         let refused = alice.put(INTEGRATION, &body).await;
-        assert_eq!((refused.status, refused.code().as_str()), (422, "masked_secret_in_write"), "{body}");
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (422, "masked_secret_in_write"),
+            "{body}"
+        );
         let refused = alice.send(Ask::post(INTEGRATIONS, &body)).await;
         assert_eq!(refused.status, 422, "{body}");
     }
@@ -481,7 +502,8 @@ async fn a_chunked_body_arrives_whole_with_its_length() {
     let gate = Gate::start(&upstream, |_| {});
     let alice = gate.client("alice");
     let mut wire = alice.connect().await;
-    wire.write(&alice.bytes(Ask::new("PUT", INTEGRATION).field("transfer-encoding", "chunked"))).await;
+    wire.write(&alice.bytes(Ask::new("PUT", INTEGRATION).field("transfer-encoding", "chunked")))
+        .await;
     for chunk in ["8\r\n{\"title\"\r\n", "5\r\n:\"ab\"\r\n", "1\r\n}\r\n", "0\r\n\r\n"] {
         wire.write(chunk.as_bytes()).await;
     }

@@ -24,7 +24,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client of `gateway` at `address` that sends this `Authorization`.
-    pub(super) fn new(address: SocketAddr, gateway: Gateway, authorization: Option<String>) -> Self {
+    pub(super) fn new(
+        address: SocketAddr,
+        gateway: Gateway,
+        authorization: Option<String>,
+    ) -> Self {
         Self { address, gateway, authorization }
     }
 
@@ -66,7 +70,8 @@ impl Client {
         let gateway = self.gateway.clone();
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut handling = Box::pin(async move { gateway.handle(request, peer).await });
-        let begun = std::future::poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await;
+        let begun =
+            std::future::poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await;
         let mut task = JoinSet::new();
         task.spawn(async move {
             let response = match begun {
@@ -135,7 +140,12 @@ pub(crate) struct Ask {
 impl Ask {
     /// Any method.
     pub(crate) fn new(method: &str, target: &str) -> Self {
-        Self { method: method.to_owned(), target: target.to_owned(), fields: Vec::new(), body: Vec::new() }
+        Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            fields: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// GET.
@@ -275,7 +285,9 @@ impl Wire {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             fields.append(name, HeaderValue::from_str(value.trim()).unwrap());
         }
-        let length = fields.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+        let length = fields
+            .get("content-length")
+            .map_or(0, |value| value.to_str().unwrap().parse().unwrap());
         let none = to_head || matches!(status, 100..200 | 204 | 304);
         let length: usize = if none { 0 } else { length };
         while self.input.len() < length {

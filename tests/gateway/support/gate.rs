@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::subscriber::DefaultGuard;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{CachePolicy, Config, Level, NamedUpstream, Route};
@@ -16,7 +17,7 @@ use unitgate::telemetry::{Lines, Telemetry, diagnostics};
 
 use super::client::Client;
 use super::upstream::Upstream;
-use super::token;
+use super::{PATIENCE, token};
 
 /// The gateway under test.
 pub(crate) struct Gate {
@@ -76,7 +77,7 @@ impl Gate {
             gateway: server.gateway().clone(),
             telemetry: Arc::clone(server.telemetry()),
             address: server.addresses()[0],
-            admin: server.admin_address().unwrap_or(server.addresses()[0]),
+            admin: server.admin_address().unwrap_or_else(|| server.addresses()[0]),
             server: Some(server),
             clock,
             log,
@@ -124,7 +125,8 @@ impl Gate {
     pub(crate) async fn logged(&self, text: &str) {
         let mut written = self.log.written.subscribe();
         let contains = |_: &usize| String::from_utf8_lossy(&self.log.bytes.lock()).contains(text);
-        written.wait_for(contains).await.unwrap();
+        let found = timeout(PATIENCE, written.wait_for(contains)).await;
+        assert!(found.is_ok(), "not in the log: {text}\n{}", self.log());
     }
 
     /// Everything in Prometheus' text format. What the cache and the limiters hold is filled in only when
@@ -156,7 +158,9 @@ fn sum(scrape: &str, name: &str, labels: &[&str]) -> f64 {
     let mut series = scrape
         .lines()
         .filter_map(|line| line.strip_prefix(&name))
-        .filter(|rest| rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label)))
+        .filter(|rest| {
+            rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label))
+        })
         .map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
         .peekable();
     assert!(series.peek().is_some(), "no series of {name} has {labels:?}");
@@ -189,4 +193,4 @@ impl io::Write for Capture {
 }
 
 /// The wall time at which a gate starts: 2027-01-15 08:00:00 UTC.
-pub(crate) const START: Duration = Duration::from_secs(1_800_000_000);
+pub(crate) const START: Duration = Duration::from_hours(500_000);

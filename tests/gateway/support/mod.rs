@@ -23,7 +23,7 @@
 //! that ended; [`Gate::leave`] waits for everything that is under way.
 //!
 //! *Time.* The gateway's clock is steered and starts at [`START`]; sockets and their deadlines are on real
-//! time, so a test of a timeout sets it to 100 ms and waits that long.
+//! time, so a test of a timeout sets it to a second and waits that long; less fails on a busy machine.
 //!
 //! *One thread.* `#[tokio::test]` without arguments: diagnostics are captured by the thread's own tracing
 //! subscriber, so with two gates in a test the later one's log has the warnings of both.
@@ -41,16 +41,19 @@ pub(crate) use process::{Process, configuration, fetch, unitgate};
 pub(crate) use upstream::{Answer, Held, Seen, Upstream};
 
 /// The unit that most tests ask for, as a path.
-pub(crate) const UNIT: &str = "/api/v1/calcom/integration/unit/6f1c2d9e-0000-4000-8000-00000000a11a";
+pub(crate) const UNIT: &str =
+    "/api/v1/calcom/integration/unit/6f1c2d9e-0000-4000-8000-00000000a11a";
 
 /// The id in [`UNIT`].
 pub(crate) const UNIT_ID: &str = "6f1c2d9e-0000-4000-8000-00000000a11a";
 
 /// Another unit's path.
-pub(crate) const OTHER_UNIT: &str = "/api/v1/calcom/integration/unit/6f1c2d9e-0000-4000-8000-00000000b22b";
+pub(crate) const OTHER_UNIT: &str =
+    "/api/v1/calcom/integration/unit/6f1c2d9e-0000-4000-8000-00000000b22b";
 
 /// An integration's path: forwarded, not cached; `PUT` changes it.
-pub(crate) const INTEGRATION: &str = "/api/v1/calcom/integration/0e9d8c7b-0000-4000-8000-0000000000e1";
+pub(crate) const INTEGRATION: &str =
+    "/api/v1/calcom/integration/0e9d8c7b-0000-4000-8000-0000000000e1";
 
 /// Where integrations are created.
 pub(crate) const INTEGRATIONS: &str = "/api/v1/calcom/integration";
@@ -89,3 +92,6 @@ pub(crate) fn list(api_key: &str, prompt: &str) -> String {
 pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+/// How long is waited for what must happen before a test fails. Nothing that works takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -20,6 +20,7 @@ pub(crate) struct Process {
     child: Arc<Mutex<Child>>,
     pid: u32,
     output: watch::Receiver<String>,
+    errors: watch::Receiver<String>,
     directory: TempDir,
 }
 
@@ -36,12 +37,12 @@ impl Process {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("config.toml"), configuration).unwrap();
         let mut child = command(directory.path(), &[], env).spawn().unwrap();
-        let sender = watch::Sender::new(String::new());
-        let output = sender.subscribe();
-        gather(child.stdout.take().unwrap(), sender.clone());
-        gather(child.stderr.take().unwrap(), sender);
+        let (all, only_errors) = (watch::Sender::new(String::new()), watch::Sender::new(String::new()));
+        let (output, errors) = (all.subscribe(), only_errors.subscribe());
+        gather(child.stdout.take().unwrap(), vec![all.clone()]);
+        gather(child.stderr.take().unwrap(), vec![only_errors, all]);
         let pid = child.id();
-        Self { child: Arc::new(Mutex::new(child)), pid, output, directory }
+        Self { child: Arc::new(Mutex::new(child)), pid, output, errors, directory }
     }
 
     /// Where the public port listens, as the log says.
@@ -57,6 +58,11 @@ impl Process {
     /// Everything it wrote so far, to both outputs.
     pub(crate) fn log(&self) -> String {
         self.output.borrow().clone()
+    }
+
+    /// What it wrote so far to standard error.
+    pub(crate) fn errors(&self) -> String {
+        self.errors.borrow().clone()
     }
 
     /// Waits until it has written `text`.
@@ -139,13 +145,15 @@ fn command(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Comman
     command
 }
 
-fn gather(from: impl Read + Send + 'static, to: watch::Sender<String>) {
+fn gather(from: impl Read + Send + 'static, to: Vec<watch::Sender<String>>) {
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
-            to.send_modify(|output| {
-                output.push_str(&line);
-                output.push('\n');
-            });
+            for sender in &to {
+                sender.send_modify(|output| {
+                    output.push_str(&line);
+                    output.push('\n');
+                });
+            }
         }
     });
 }

@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{MASK, list};
+use super::{MASK, PATIENCE, list};
 
 /// The server behind the gateway. It ends with its value.
 pub(crate) struct Upstream {
@@ -77,7 +78,8 @@ impl Upstream {
     /// Waits until `many` requests have arrived in all.
     pub(crate) async fn arrived(&self, many: usize) {
         let mut count = self.stage.count.subscribe();
-        count.wait_for(|count| *count >= many).await.unwrap();
+        let arrived = timeout(PATIENCE, count.wait_for(|count| *count >= many)).await;
+        assert!(arrived.is_ok(), "only {} of {many} requests have arrived", self.count());
     }
 
     /// How many requests have arrived.
@@ -230,11 +232,6 @@ impl Answer {
         Self { ending: Ending::Stall(after), ..self }
     }
 
-    /// The same; the connection is closed after it.
-    pub(crate) fn closing(self) -> Self {
-        self.field("connection", "close").cut(usize::MAX)
-    }
-
     fn bytes(&self, is_head: bool) -> Vec<u8> {
         let Some((status, fields)) = &self.head else { return self.kept().to_vec() };
         let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
@@ -242,7 +239,8 @@ impl Answer {
             write!(head, "{name}: {value}\r\n").unwrap();
         }
         let framed = fields.iter().any(|(name, _)| {
-            name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
+            name.eq_ignore_ascii_case("content-length")
+                || name.eq_ignore_ascii_case("transfer-encoding")
         });
         if !framed && !matches!(status, 204 | 304) {
             write!(head, "content-length: {}\r\n", self.body.len()).unwrap();
@@ -257,7 +255,8 @@ impl Answer {
 
     /// The part of the body that is sent.
     fn kept(&self) -> &[u8] {
-        let (Ending::Close(after) | Ending::Reset(after) | Ending::Stall(after)) = self.ending else {
+        let (Ending::Close(after) | Ending::Reset(after) | Ending::Stall(after)) = self.ending
+        else {
             return &self.body;
         };
         &self.body[..after.min(self.body.len())]
@@ -274,7 +273,8 @@ impl Held {
     /// Waits until the upstream has it in its hands; once.
     pub(crate) async fn arrived(&self) {
         let arrived = self.arrived.lock().take().expect("it was already waited for");
-        arrived.await.expect("the upstream has ended");
+        let arrived = timeout(PATIENCE, arrived).await.expect("no request arrived to be held");
+        arrived.expect("the upstream has ended");
     }
 
     /// Has it answered as the script says now.
@@ -375,8 +375,12 @@ async fn read_request(stream: &mut TcpStream, input: &mut BytesMut) -> io::Resul
             HeaderValue::from_str(value.trim()).unwrap(),
         );
     }
-    assert!(!fields.contains_key("transfer-encoding"), "the gateway knows the length of what it sends");
-    let length = fields.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+    assert!(
+        !fields.contains_key("transfer-encoding"),
+        "the gateway knows the length of what it sends"
+    );
+    let length =
+        fields.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
     while input.len() < length {
         if stream.read_buf(input).await? == 0 {
             return Ok(None);

@@ -157,7 +157,11 @@ impl Error {
                 "masked_secret_in_write",
                 "A secret field holds a mask; writing it would overwrite the real secret. Leave the field out or send the real value.",
             ),
-            Self::OnlyIfCached => client(504, "only_if_cached", "Nothing suitable is stored; ask without only-if-cached."),
+            Self::OnlyIfCached => client(
+                504,
+                "only_if_cached",
+                "Nothing suitable is stored; ask without only-if-cached.",
+            ),
             Self::Decode(_) => upstream_fault(502, "undecodable_answer", UNPROVEN),
             Self::Unmaskable(_) => upstream_fault(502, "unmaskable_answer", UNPROVEN),
             Self::Charset => upstream_fault(502, "answer_not_utf8", UNPROVEN),
@@ -235,7 +239,9 @@ impl fmt::Display for Side {
 
 fn route(error: &RouteError) -> Profile {
     match error {
-        RouteError::NotFound => client(404, "no_route", "No route serves this path; check the base URL."),
+        RouteError::NotFound => {
+            client(404, "no_route", "No route serves this path; check the base URL.")
+        }
         RouteError::MethodNotAllowed { .. } => client(
             405,
             "method_not_allowed",
@@ -281,14 +287,26 @@ fn caller(error: CallerError) -> Profile {
 
 fn limited(by: Limiter) -> Profile {
     match by {
-        Limiter::Peer => client(429, "peer_limited", "Too many failed requests from this address; wait as long as Retry-After says."),
-        Limiter::Caller => client(429, "caller_limited", "Too many requests with this token; wait as long as Retry-After says."),
-        Limiter::Upstream => {
-            client(429, "upstream_limited", "Too many requests with this token had to go upstream; wait as long as Retry-After says.")
-        }
-        Limiter::Lane => {
-            gateway(503, "lane_full", "Too many tokens that the upstream has not accepted yet are waiting; wait as long as Retry-After says.")
-        }
+        Limiter::Peer => client(
+            429,
+            "peer_limited",
+            "Too many failed requests from this address; wait as long as Retry-After says.",
+        ),
+        Limiter::Caller => client(
+            429,
+            "caller_limited",
+            "Too many requests with this token; wait as long as Retry-After says.",
+        ),
+        Limiter::Upstream => client(
+            429,
+            "upstream_limited",
+            "Too many requests with this token had to go upstream; wait as long as Retry-After says.",
+        ),
+        Limiter::Lane => gateway(
+            503,
+            "lane_full",
+            "Too many tokens that the upstream has not accepted yet are waiting; wait as long as Retry-After says.",
+        ),
     }
 }
 
@@ -313,18 +331,22 @@ fn upstream(error: &UpstreamError) -> Profile {
         }
         UpstreamError::ConnectTimeout
         | UpstreamError::FirstByteTimeout
-        | UpstreamError::TotalTimeout => {
-            upstream_fault(504, "upstream_timeout", "The upstream did not answer in time; try again, a write only after checking whether it took effect.")
-        }
+        | UpstreamError::TotalTimeout => upstream_fault(
+            504,
+            "upstream_timeout",
+            "The upstream did not answer in time; try again, a write only after checking whether it took effect.",
+        ),
         UpstreamError::Reset
         | UpstreamError::Protocol
         | UpstreamError::Status
         | UpstreamError::TooLarge
         | UpstreamError::TooManyFields
         | UpstreamError::Truncated
-        | UpstreamError::Coding(_) => {
-            upstream_fault(502, "upstream_broken", "The upstream's answer is broken or too large; check whether a write took effect before trying again.")
-        }
+        | UpstreamError::Coding(_) => upstream_fault(
+            502,
+            "upstream_broken",
+            "The upstream's answer is broken or too large; check whether a write took effect before trying again.",
+        ),
     }
 }
 

@@ -22,8 +22,8 @@
 //! 7. [`server`] puts them together; [`clock`] and [`shutdown`]: time, chance, and the way to the end; [`demo`]: a tour with real requests.
 
 pub mod admin;
-pub mod caller;
 pub mod cache;
+pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod demo;

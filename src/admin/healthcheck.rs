@@ -38,11 +38,7 @@ pub enum Unhealthy {
 pub fn healthcheck(address: SocketAddr) -> Result<(), Unhealthy> {
     let address = reachable(address);
     let head = ask(address).map_err(|source| Unhealthy::Silent { address, source })?;
-    if head == *ALIVE {
-        Ok(())
-    } else {
-        Err(Unhealthy::Refused { address })
-    }
+    if head == *ALIVE { Ok(()) } else { Err(Unhealthy::Refused { address }) }
 }
 
 /// The first bytes of the answer, as many as the status takes.
@@ -50,18 +46,11 @@ fn ask(address: SocketAddr) -> io::Result<[u8; ALIVE.len()]> {
     let clock = Clock::real();
     let left = || {
         let left = DEADLINE.saturating_sub(clock.mono());
-        if left.is_zero() {
-            Err(io::Error::from(io::ErrorKind::TimedOut))
-        } else {
-            Ok(left)
-        }
+        if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
     };
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_write_timeout(Some(left()?))?;
-    write!(
-        stream,
-        "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut head = [0; ALIVE.len()];
     let mut rest = head.as_mut_slice();
     while !rest.is_empty() {

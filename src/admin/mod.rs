@@ -48,9 +48,7 @@ impl Admin {
         if *method != Method::GET && *method != Method::HEAD {
             let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, PROBLEM, NOT_ALLOWED);
             // RFC 9110 §15.5.6 requires it.
-            refusal
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
         }
         match path {
@@ -68,11 +66,8 @@ impl Admin {
 
     fn ready(&self) -> Response<Full<Bytes>> {
         let readiness = (self.probes.readiness)();
-        let status = if readiness.is_ready() {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
+        let status =
+            if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         reply(status, JSON, readiness.json())
     }
 }

@@ -26,9 +26,7 @@ impl Probes {
         metrics.cache_entries.set(signed(cache.entries));
         metrics.cache_bytes.set(signed(cache.bytes));
         metrics.cache_capacity_bytes.set(signed(cache.capacity));
-        metrics
-            .cache_resident_ratio
-            .set(ratio(cache.bytes, resident_bytes()));
+        metrics.cache_resident_ratio.set(ratio(cache.bytes, resident_bytes()));
         metrics.count_insertions(cache.insertions);
         for (cause, total) in [
             (Eviction::Size, cache.evicted_size),
@@ -40,9 +38,7 @@ impl Probes {
         }
         for limiter in Limiter::ALL {
             let keys = (self.limiter_keys)(*limiter);
-            metrics
-                .limiter_keys
-                .set(*limiter, i64::try_from(keys).unwrap_or(i64::MAX));
+            metrics.limiter_keys.set(*limiter, i64::try_from(keys).unwrap_or(i64::MAX));
         }
         metrics.ready.set(i64::from((self.readiness)().is_ready()));
     }
@@ -75,10 +71,7 @@ impl Readiness {
 
     /// The body of `/readyz`.
     pub(crate) fn json(&self) -> String {
-        let details = self
-            .details
-            .iter()
-            .map(|(name, fact)| (name.clone(), json!(fact)));
+        let details = self.details.iter().map(|(name, fact)| (name.clone(), json!(fact)));
         let body = json!({
             "ready": self.is_ready(),
             "listening": self.listening,
@@ -93,21 +86,14 @@ impl Readiness {
 /// Resident memory of this process in bytes, where the machine tells (Linux).
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "memory sizes are far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
 fn ratio(part: u64, whole: Option<u64>) -> f64 {
-    whole
-        .filter(|whole| *whole > 0)
-        .map_or(0.0, |whole| part as f64 / whole as f64)
+    whole.filter(|whole| *whole > 0).map_or(0.0, |whole| part as f64 / whole as f64)
 }
 
 fn signed(value: u64) -> i64 {

@@ -49,17 +49,14 @@ pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
     };
     let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("unitgate-admin".to_owned())
-        .spawn(move || {
+    let thread =
+        std::thread::Builder::new().name("unitgate-admin".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = accept(listener, Arc::new(admin)) => {}
@@ -68,11 +65,7 @@ pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
                 }
             });
         })?;
-    Ok(Running {
-        address,
-        _stop: stop,
-        _thread: thread,
-    })
+    Ok(Running { address, _stop: stop, _thread: thread })
 }
 
 async fn accept(listener: tokio::net::TcpListener, admin: Arc<Admin>) {

@@ -50,12 +50,7 @@ fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
 }
 
 fn ready() -> Readiness {
-    Readiness {
-        listening: true,
-        draining: false,
-        masking: true,
-        details: Vec::new(),
-    }
+    Readiness { listening: true, draining: false, masking: true, details: Vec::new() }
 }
 
 fn fixed(readiness: Readiness) -> Admin {
@@ -70,9 +65,7 @@ async fn body(response: Response<Full<Bytes>>) -> String {
 /// Sends one request on a connection of its own and reads all that comes.
 fn ask(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "{head}\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -86,18 +79,9 @@ fn loopback() -> SocketAddr {
 #[tokio::test]
 async fn readiness_ends_only_before_listening_while_draining_or_with_a_broken_masker() {
     let unready = [
-        Readiness {
-            listening: false,
-            ..ready()
-        },
-        Readiness {
-            draining: true,
-            ..ready()
-        },
-        Readiness {
-            masking: false,
-            ..ready()
-        },
+        Readiness { listening: false, ..ready() },
+        Readiness { draining: true, ..ready() },
+        Readiness { masking: false, ..ready() },
     ];
     for readiness in unready {
         let answer = fixed(readiness).answer(&Method::GET, "/readyz");
@@ -106,11 +90,7 @@ async fn readiness_ends_only_before_listening_while_draining_or_with_a_broken_ma
         assert_eq!(body["ready"], false);
     }
     let down = vec![("upstream \"a\"".to_owned(), "down\n".to_owned())];
-    let answer = fixed(Readiness {
-        details: down,
-        ..ready()
-    })
-    .answer(&Method::GET, "/readyz");
+    let answer = fixed(Readiness { details: down, ..ready() }).answer(&Method::GET, "/readyz");
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()[CONTENT_TYPE], JSON);
     let body: Value = serde_json::from_str(&body(answer).await).unwrap();
@@ -145,16 +125,11 @@ async fn a_scrape_shows_what_the_probes_say_and_the_process() {
         has("unitgate_cache_evictions_total{cause=\"ended\"} 4");
         for limiter in Limiter::ALL {
             let keys = 10 + limiter.index();
-            has(&format!(
-                "unitgate_limiter_keys{{limiter=\"{}\"}} {keys}",
-                limiter.as_str()
-            ));
+            has(&format!("unitgate_limiter_keys{{limiter=\"{}\"}} {keys}", limiter.as_str()));
         }
         has("unitgate_ready 1");
         assert!(scrape.contains("\nprocess_resident_memory_bytes "));
-        let ratio = scrape
-            .lines()
-            .find_map(|l| l.strip_prefix("unitgate_cache_resident_ratio "));
+        let ratio = scrape.lines().find_map(|l| l.strip_prefix("unitgate_cache_resident_ratio "));
         let ratio: f64 = ratio.unwrap().parse().unwrap();
         assert!(ratio > 0.0 && ratio < 1.0, "{ratio}");
     }
@@ -170,12 +145,7 @@ async fn anything_else_is_a_problem_that_says_what_to_do() {
         let problem: Value = serde_json::from_str(&body(answer).await).unwrap();
         assert_eq!(problem["status"], 404);
     }
-    for method in [
-        Method::POST,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::CONNECT,
-    ] {
+    for method in [Method::POST, Method::DELETE, Method::OPTIONS, Method::CONNECT] {
         for path in PATHS {
             let answer = admin.answer(&method, path);
             assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
@@ -194,10 +164,7 @@ fn the_port_answers_over_a_socket_and_head_has_no_body() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
     let answer = ask(running.address(), "HEAD /healthz HTTP/1.1");
-    assert!(
-        answer.ends_with("\r\n\r\n") && answer.contains("content-length: 3\r\n"),
-        "{answer}"
-    );
+    assert!(answer.ends_with("\r\n\r\n") && answer.contains("content-length: 3\r\n"), "{answer}");
     let answer = ask(running.address(), "GET http://x/readyz?verbose HTTP/1.1");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     readiness.lock().draining = true;
@@ -214,14 +181,7 @@ fn a_taken_port_is_an_error_at_once() {
 
 #[test]
 fn a_healthcheck_passes_while_draining_and_fails_where_nobody_listens() {
-    let running = start(
-        loopback(),
-        fixed(Readiness {
-            draining: true,
-            ..ready()
-        }),
-    )
-    .unwrap();
+    let running = start(loopback(), fixed(Readiness { draining: true, ..ready() })).unwrap();
     assert!(healthcheck(running.address()).is_ok());
     let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, running.address().port()));
     assert!(healthcheck(everywhere).is_ok());
@@ -240,9 +200,6 @@ fn a_healthcheck_does_not_take_another_service_for_ours() {
         // Held open until the client has read and left, in whatever way.
         drop(stream.read_to_end(&mut Vec::new()));
     });
-    assert!(matches!(
-        healthcheck(address),
-        Err(Unhealthy::Refused { .. })
-    ));
+    assert!(matches!(healthcheck(address), Err(Unhealthy::Refused { .. })));
     server.join().unwrap();
 }

@@ -52,16 +52,9 @@ impl Checked<'_> {
             if other.name == self.route.name {
                 let problem = format!("{:?} is the name of an earlier route too", other.name);
                 let keys = [self.key("name"), key_of(at, "name")];
-                walk.clash(
-                    &keys,
-                    Fault::new(problem, "give each route a name of its own"),
-                );
+                walk.clash(&keys, Fault::new(problem, "give each route a name of its own"));
             }
-            let shared = self
-                .route
-                .methods
-                .iter()
-                .find(|method| other.methods.contains(method));
+            let shared = self.route.methods.iter().find(|method| other.methods.contains(method));
             let Some(method) = shared else { continue };
             if syntax::shape(&other.path) == syntax::shape(&self.route.path) {
                 let problem = format!("route {:?} takes {method} of the same path", other.name);
@@ -73,10 +66,7 @@ impl Checked<'_> {
                 ];
                 walk.clash(
                     &keys,
-                    Fault::new(
-                        problem,
-                        "leave out one of the two, or let them differ in methods",
-                    ),
+                    Fault::new(problem, "leave out one of the two, or let them differ in methods"),
                 );
             }
         }
@@ -176,9 +166,7 @@ impl Checked<'_> {
         let mut found = false;
         for (other, at) in self.config.routes.iter().zip(1..) {
             // With a mistake in what makes a route cached, nothing can be said of the family.
-            found |= [key_of(at, "family"), key_of(at, "cache")]
-                .iter()
-                .any(|key| walk.failed(key));
+            found |= [key_of(at, "family"), key_of(at, "cache")].iter().any(|key| walk.failed(key));
             if other.cache.is_none() || other.family.as_ref() != Some(family) {
                 continue;
             }
@@ -210,10 +198,7 @@ impl Checked<'_> {
         let Some(policy) = &self.route.cache else {
             return;
         };
-        let fresh = policy
-            .ttl
-            .max(policy.max_ttl)
-            .saturating_add(policy.stale_while_revalidate);
+        let fresh = policy.ttl.max(policy.max_ttl).saturating_add(policy.stale_while_revalidate);
         let down = fresh.saturating_add(policy.stale_if_error);
         if self.route.caller == CallerMode::Token && (fresh > HOUR || down > DAY) {
             let problem = format!(
@@ -224,10 +209,7 @@ impl Checked<'_> {
             let own = ["ttl", "max_ttl", "stale_while_revalidate", "stale_if_error"];
             let own = own.map(|key| [self.key(&format!("cache.{key}")), format!("cache.{key}")]);
             let keys: Vec<String> = own.into_iter().flatten().collect();
-            walk.warn(
-                &keys,
-                Fault::new(problem, "shorten ttl, max_ttl and the stale windows"),
-            );
+            walk.warn(&keys, Fault::new(problem, "shorten ttl, max_ttl and the stale windows"));
         }
     }
 }
@@ -236,28 +218,14 @@ impl Checked<'_> {
 fn addresses(config: &Config, walk: &mut Walk<'_>) {
     let listen = &config.listen.address;
     for (index, one) in listen.iter().enumerate() {
-        if listen
-            .iter()
-            .skip(index.saturating_add(1))
-            .any(|other| collide(*one, *other))
-        {
+        if listen.iter().skip(index.saturating_add(1)).any(|other| collide(*one, *other)) {
             let problem = format!("{one} and another address here are the same socket");
-            walk.clash(
-                &["listen.address"],
-                Fault::new(problem, "keep one of the two"),
-            );
+            walk.clash(&["listen.address"], Fault::new(problem, "keep one of the two"));
         }
-        if config
-            .admin
-            .address
-            .is_some_and(|admin| collide(*one, admin))
-        {
+        if config.admin.address.is_some_and(|admin| collide(*one, admin)) {
             let problem = format!("the public port listens on {one} already");
             let remedy = "give the operators' port a number of its own, or write \"off\"";
-            walk.clash(
-                &["admin.address", "listen.address"],
-                Fault::new(problem, remedy),
-            );
+            walk.clash(&["admin.address", "listen.address"], Fault::new(problem, remedy));
         }
     }
 }
@@ -282,10 +250,7 @@ fn deadlines(config: &Config, walk: &mut Walk<'_>) {
     let (upstream, shutdown) = (&config.upstream, &config.shutdown);
     let total = ("upstream.total", upstream.total);
     within(("upstream.first_byte", upstream.first_byte), total);
-    within(
-        ("shutdown.delay", shutdown.delay),
-        ("shutdown.deadline", shutdown.deadline),
-    );
+    within(("shutdown.delay", shutdown.delay), ("shutdown.deadline", shutdown.deadline));
 }
 
 fn secrets(config: &Config, walk: &mut Walk<'_>) {
@@ -295,10 +260,7 @@ fn secrets(config: &Config, walk: &mut Walk<'_>) {
         if names.contains(&plain(object)) {
             let problem = format!("{object:?} is among secrets.names too");
             let remedy = "keep it in names to mask it whole, in objects to keep its shape";
-            walk.clash(
-                &["secrets.objects", "secrets.names"],
-                Fault::new(problem, remedy),
-            );
+            walk.clash(&["secrets.objects", "secrets.names"], Fault::new(problem, remedy));
         }
     }
     if names.len() < config.secrets.names.len() {
@@ -318,15 +280,9 @@ fn secrets(config: &Config, walk: &mut Walk<'_>) {
 fn allowed_plain(config: &Config, walk: &mut Walk<'_>) {
     for name in &config.upstream.allow_plain {
         if !config.upstreams.contains_key(name) {
-            let keys = [
-                "upstream.allow_plain".to_owned(),
-                format!("upstreams.{name}.url"),
-            ];
+            let keys = ["upstream.allow_plain".to_owned(), format!("upstreams.{name}.url")];
             let remedy = "name one of [upstreams], or leave it out";
-            walk.clash(
-                &keys,
-                Fault::new(format!("there is no upstream {name:?}"), remedy),
-            );
+            walk.clash(&keys, Fault::new(format!("there is no upstream {name:?}"), remedy));
         }
     }
 }
@@ -345,10 +301,7 @@ fn unused_upstreams(config: &Config, walk: &mut Walk<'_>) {
 /// Whether a URL stays on this machine.
 pub(super) fn is_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 

@@ -24,11 +24,8 @@ impl Config {
 }
 
 fn cache(config: &Config, told: &mut Vec<String>) {
-    let cached: Vec<(&Route, &CachePolicy)> = config
-        .routes
-        .iter()
-        .filter_map(|route| Some((route, route.cache.as_ref()?)))
-        .collect();
+    let cached: Vec<(&Route, &CachePolicy)> =
+        config.routes.iter().filter_map(|route| Some((route, route.cache.as_ref()?))).collect();
     if config.cache.max_bytes == 0 {
         told.push("caching is off (cache.max_bytes = 0): each read goes upstream and counts against limits.caller_upstream; masking stays on".to_owned());
         return;
@@ -97,21 +94,13 @@ fn departures(config: &Config, told: &mut Vec<String>) {
 fn limits(config: &Config, told: &mut Vec<String>) {
     let limits = &config.limits;
     let states = [
-        (
-            "limits.caller",
-            limits.caller.is_none(),
-            "a caller may ask as often as it likes",
-        ),
+        ("limits.caller", limits.caller.is_none(), "a caller may ask as often as it likes"),
         (
             "limits.caller_upstream",
             limits.caller_upstream.is_none(),
             "a caller's misses go upstream without a limit of their own",
         ),
-        (
-            "limits.peer",
-            limits.peer.is_none(),
-            "failed identifications are not limited by address",
-        ),
+        ("limits.peer", limits.peer.is_none(), "failed identifications are not limited by address"),
         (
             "limits.lane",
             limits.lane.is_none(),
@@ -153,10 +142,7 @@ fn exposure(config: &Config, told: &mut Vec<String>) {
 
 fn process(config: &Config, told: &mut Vec<String>) {
     let shutdown = &config.shutdown;
-    told.push(format!(
-        "after SIGTERM the process ends within {}",
-        seconds(shutdown.deadline)
-    ));
+    told.push(format!("after SIGTERM the process ends within {}", seconds(shutdown.deadline)));
     if !shutdown.delay.is_zero() {
         told.push(format!(
             "after SIGTERM it goes on accepting for {}, not ready",
@@ -175,16 +161,10 @@ fn process(config: &Config, told: &mut Vec<String>) {
 /// limiters' keys, and the process itself.
 fn memory(config: &Config) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let cache = config
-        .cache
-        .max_bytes
-        .saturating_add(config.cache.max_bytes / 2);
+    let cache = config.cache.max_bytes.saturating_add(config.cache.max_bytes / 2);
     let connections = count(config.listen.connections).saturating_mul(PER_CONNECTION);
     let keys = count(config.limits.keys).saturating_mul(PER_KEY);
-    PROCESS
-        .saturating_add(cache)
-        .saturating_add(connections)
-        .saturating_add(keys)
+    PROCESS.saturating_add(cache).saturating_add(connections).saturating_add(keys)
 }
 
 /// How long an answer can be used.
@@ -196,10 +176,7 @@ struct Span {
 impl Span {
     fn of(lifetime: Duration, policy: &CachePolicy) -> Self {
         let fresh = lifetime.saturating_add(policy.stale_while_revalidate);
-        Self {
-            fresh,
-            down: fresh.saturating_add(policy.stale_if_error),
-        }
+        Self { fresh, down: fresh.saturating_add(policy.stale_if_error) }
     }
 
     fn up(&self) -> String {

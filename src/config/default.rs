@@ -54,18 +54,13 @@ impl Default for Listen {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
-        }
+        Self { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
     }
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self {
-            max_bytes: 64 << 20,
-            policy: CachePolicy::default(),
-        }
+        Self { max_bytes: 64 << 20, policy: CachePolicy::default() }
     }
 }
 
@@ -90,37 +85,19 @@ impl Default for CachePolicy {
 
 impl Default for Secrets {
     fn default() -> Self {
-        let names = [
-            "apiKey",
-            "virtualKey",
-            "secretId",
-            "credentialId",
-            "googleToken",
-        ];
+        let names = ["apiKey", "virtualKey", "secretId", "credentialId", "googleToken"];
         let objects = ["infisicalReference", "credentials"];
-        Self {
-            names: names.map(str::to_owned).into(),
-            objects: objects.map(str::to_owned).into(),
-        }
+        Self { names: names.map(str::to_owned).into(), objects: objects.map(str::to_owned).into() }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            caller: Some(Rate {
-                per_second: 1000,
-                burst: 2000,
-            }),
-            caller_upstream: Some(Rate {
-                per_second: 50,
-                burst: 1000,
-            }),
+            caller: Some(Rate { per_second: 1000, burst: 2000 }),
+            caller_upstream: Some(Rate { per_second: 50, burst: 1000 }),
             peer: None,
-            lane: Some(Lane {
-                in_flight: 256,
-                wait: Duration::from_secs(8),
-            }),
+            lane: Some(Lane { in_flight: 256, wait: Duration::from_secs(8) }),
             keys: 100_000,
             request_body: 256 * KIB,
         }
@@ -157,10 +134,7 @@ impl Default for Log {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            deadline: Duration::from_secs(9),
-        }
+        Self { delay: Duration::ZERO, deadline: Duration::from_secs(9) }
     }
 }
 
@@ -200,19 +174,12 @@ pub(super) fn upstreams() -> BTreeMap<String, NamedUpstream> {
 pub(super) fn routes(policy: &CachePolicy) -> Vec<Route> {
     const ALL: &str = "/api/v1/calcom/integration";
     const ONE: &str = "/api/v1/calcom/integration/{integrationId}";
-    let invalidates = Invalidates {
-        member: "unitId".to_owned(),
-        family: "calcom".to_owned(),
-    };
+    let invalidates = Invalidates { member: "unitId".to_owned(), family: "calcom".to_owned() };
     vec![
         Route {
             cache: Some(policy.clone()),
             family: Some("calcom".to_owned()),
-            ..Route::new(
-                "unit-list",
-                "/api/v1/calcom/integration/unit/{unitId}",
-                "converflow",
-            )
+            ..Route::new("unit-list", "/api/v1/calcom/integration/unit/{unitId}", "converflow")
         },
         Route::new("integration", ONE, "converflow"),
         Route {

@@ -40,18 +40,12 @@ impl<'a> Settings<'a> {
             }
             match split(rest) {
                 Ok((section, key)) => {
-                    let setting = Setting {
-                        variable,
-                        text,
-                        table: inline_table(text),
-                    };
+                    let setting = Setting { variable, text, table: inline_table(text) };
                     let section = settings.0.entry(section).or_default();
                     if let Some(twin) = section.insert(key, setting) {
                         let problem = format!("sets what {} sets too", twin.variable);
-                        faults.push((
-                            variable.as_str(),
-                            Fault::new(problem, "keep one of the two"),
-                        ));
+                        faults
+                            .push((variable.as_str(), Fault::new(problem, "keep one of the two")));
                     }
                 }
                 Err(fault) => faults.push((variable.as_str(), fault)),
@@ -67,11 +61,7 @@ impl<'a> Settings<'a> {
 
     /// The overrides of a section.
     pub(super) fn section(&self, section: &str) -> impl Iterator<Item = (&str, &Setting<'a>)> {
-        self.0
-            .get(section)
-            .into_iter()
-            .flatten()
-            .map(|(key, setting)| (key.as_str(), setting))
+        self.0.get(section).into_iter().flatten().map(|(key, setting)| (key.as_str(), setting))
     }
 
     /// All overrides, each with its section.
@@ -95,14 +85,9 @@ impl Setting<'_> {
 /// Section and key of what follows `UNITGATE_`.
 fn split(rest: &str) -> Result<(String, String), Fault> {
     let Some(path) = rest.strip_prefix('_') else {
-        let remedy = format!(
-            "a setting has two underscores, UNITGATE__SECTION__KEY{}",
-            meant(rest)
-        );
-        return Err(Fault::new(
-            "sets nothing, since it has one underscore",
-            remedy,
-        ));
+        let remedy =
+            format!("a setting has two underscores, UNITGATE__SECTION__KEY{}", meant(rest));
+        return Err(Fault::new("sets nothing, since it has one underscore", remedy));
     };
     let path = path.to_ascii_lowercase();
     let Some((section, key)) = path.rsplit_once("__") else {
@@ -110,10 +95,7 @@ fn split(rest: &str) -> Result<(String, String), Fault> {
     };
     if section == "routes" || section.starts_with("routes__") {
         let remedy = "write [[routes]] in the file: a table has an order that variables lack";
-        return Err(Fault::new(
-            "routes can't be set from the environment",
-            remedy,
-        ));
+        return Err(Fault::new("routes can't be set from the environment", remedy));
     }
     if section.is_empty() || key.is_empty() {
         return Err(Fault::new("names no section or no key", FORM));
@@ -148,27 +130,21 @@ fn is_injected(rest: &str) -> bool {
     let protocol = |port: &str| {
         let number = port.trim_start_matches(|digit: char| digit.is_ascii_digit());
         number.len() < port.len()
-            && ["_TCP", "_UDP", "_SCTP"]
-                .iter()
-                .any(|protocol| number.starts_with(protocol))
+            && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| number.starts_with(protocol))
     };
     of_service(rest)
         || rest.ends_with("_PORT")
         || rest.ends_with("_SERVICE_HOST")
         || rest.ends_with("_SERVICE_PORT")
         || rest.contains("_SERVICE_PORT_")
-        || rest.match_indices("_PORT_").any(|(at, mark)| {
-            rest.get(at.saturating_add(mark.len())..)
-                .is_some_and(protocol)
-        })
+        || rest
+            .match_indices("_PORT_")
+            .any(|(at, mark)| rest.get(at.saturating_add(mark.len())..).is_some_and(protocol))
 }
 
 /// The one kind of value whose text has a structure.
 fn inline_table(text: &str) -> Option<Spanned<DeValue<'_>>> {
-    text.trim_start()
-        .starts_with('{')
-        .then(|| DeValue::parse(text.trim()).ok())
-        .flatten()
+    text.trim_start().starts_with('{').then(|| DeValue::parse(text.trim()).ok()).flatten()
 }
 
 const FORM: &str = "write UNITGATE__SECTION__KEY=value, as in UNITGATE__CACHE__TTL=60s";

@@ -18,12 +18,7 @@ impl ConfigErrors {
 
     /// The one mistake of a file that can't be read at all.
     pub(super) fn one(file: &str, fault: Fault) -> Self {
-        Self(vec![ConfigError::new(
-            file,
-            &Place::File,
-            String::new(),
-            fault,
-        )])
+        Self(vec![ConfigError::new(file, &Place::File, String::new(), fault)])
     }
 }
 
@@ -56,12 +51,7 @@ impl ConfigError {
             Place::File => (file.to_owned(), None, key),
             Place::Variable(name) => ("environment".to_owned(), None, in_variable(name, &key)),
         };
-        Self {
-            place,
-            line,
-            key,
-            fault,
-        }
+        Self { place, line, key, fault }
     }
 
     /// The line in the file, counted from 1; `None` where no line is to blame.
@@ -115,10 +105,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
+        Self { problem: problem.into(), remedy: remedy.into() }
     }
 }
 

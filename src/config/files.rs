@@ -38,18 +38,9 @@ pub(super) fn text(path: &Path) -> Result<String, Fault> {
         Fault::new(format!("can't be read: {error}"), remedy)
     })?;
     String::from_utf8(bytes).map_err(|error| {
-        let before = error
-            .as_bytes()
-            .iter()
-            .take(error.utf8_error().valid_up_to());
-        let line = before
-            .filter(|byte| **byte == b'\n')
-            .count()
-            .saturating_add(1);
-        Fault::new(
-            format!("line {line} is not UTF-8"),
-            "save the file as UTF-8",
-        )
+        let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = before.filter(|byte| **byte == b'\n').count().saturating_add(1);
+        Fault::new(format!("line {line} is not UTF-8"), "save the file as UTF-8")
     })
 }
 
@@ -66,20 +57,12 @@ fn key_file(config: &Config, walk: &mut Walk<'_>) {
     };
     if let Err(error) = config.caller.key() {
         let remedy = "make one with: head -c 32 /dev/urandom | base64 > FILE";
-        return walk.clash(
-            &keys,
-            Fault::new(format!("the file can't be used: {error}"), remedy),
-        );
+        return walk.clash(&keys, Fault::new(format!("the file can't be used: {error}"), remedy));
     }
-    let mode = path
-        .metadata()
-        .map_or(0, |metadata| metadata.permissions().mode());
+    let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o004 != 0 {
         let remedy = "chmod 0400 FILE; for a Secret of Kubernetes, defaultMode: 0400";
-        walk.warn(
-            &keys,
-            Fault::new("every user of the machine can read the file", remedy),
-        );
+        walk.warn(&keys, Fault::new("every user of the machine can read the file", remedy));
     }
 }
 
@@ -101,16 +84,11 @@ fn ca_file(config: &Config, walk: &mut Walk<'_>) {
 
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MOST.saturating_add(1))
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(MOST.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= MOST) {
         return Ok(bytes);
     }
-    Err(io::Error::new(
-        io::ErrorKind::FileTooLarge,
-        "it is larger than 1 MiB",
-    ))
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"))
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -80,10 +80,7 @@ impl Config {
         let text = files::text(path).map_err(|error| ConfigErrors::one(&name, error))?;
         // A name that is no UTF-8 can't be one of ours; a value that is none fails where it is read.
         let env = env.into_iter().filter_map(|(name, value)| {
-            Some((
-                name.into_string().ok()?,
-                value.to_string_lossy().into_owned(),
-            ))
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         });
         parse::parse(&name, &text, env, files::check)
     }
@@ -146,10 +143,7 @@ pub struct Cache {
 
 /// The windows of stored answers, in `[cache]` and, overriding key by key, in `[routes.cache]`.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own, named in the file"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own, named in the file")]
 pub struct CachePolicy {
     /// Freshness lifetime where the upstream states none; 0 = none.
     pub ttl: Duration,

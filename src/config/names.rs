@@ -9,10 +9,7 @@ pub(super) trait Named: Copy + PartialEq + 'static {
 
     /// The value's name.
     fn name(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, value)| *value == self)
-            .map_or("", |(name, _)| name)
+        Self::NAMES.iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -36,11 +33,8 @@ impl Named for LogOutput {
 }
 
 impl Named for LogTarget {
-    const NAMES: &'static [(&'static str, Self)] = &[
-        ("full", Self::Full),
-        ("digest", Self::Digest),
-        ("off", Self::Off),
-    ];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("full", Self::Full), ("digest", Self::Digest), ("off", Self::Off)];
 }
 
 impl Named for CallerMode {

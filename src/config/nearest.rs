@@ -21,9 +21,7 @@ fn distance(from: &str, to: &str) -> usize {
         for (pair, other) in row.windows(2).zip(&to) {
             let &[diagonal, up] = pair else { continue };
             let replaced = diagonal.saturating_add(usize::from(letter != *other));
-            left = replaced
-                .min(up.saturating_add(1))
-                .min(left.saturating_add(1));
+            left = replaced.min(up.saturating_add(1)).min(left.saturating_add(1));
             next.push(left);
         }
         row = next;

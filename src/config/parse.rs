@@ -38,12 +38,7 @@ pub(super) fn parse(
     for (variable, fault) in refused {
         walk.fault(variable, &Place::Variable(variable.to_owned()), fault);
     }
-    if garbled.is_empty()
-        && !table
-            .get_ref()
-            .values()
-            .any(|value| has_key(value.get_ref()))
-    {
+    if garbled.is_empty() && !table.get_ref().values().any(|value| has_key(value.get_ref())) {
         let remedy = "start from the shipped config.toml; to run on its values, keep one key of it";
         walk.fault("", &Place::File, Fault::new("no key stands in it", remedy));
     }
@@ -74,22 +69,10 @@ pub(super) fn config(mut root: Section<'_, '_>) -> Config {
 
 fn listen(mut section: Section<'_, '_>) -> Listen {
     let mut listen = Listen::default();
-    section.read(
-        "address",
-        &mut listen.address,
-        value::filled(value::list(syntax::address)),
-    );
+    section.read("address", &mut listen.address, value::filled(value::list(syntax::address)));
     section.read("via", &mut listen.via, syntax::via);
-    section.read(
-        "connections",
-        &mut listen.connections,
-        value::count(1..=1_000_000),
-    );
-    section.read(
-        "head_size",
-        &mut listen.head_size,
-        value::size(8 * KIB..=1024 * KIB),
-    );
+    section.read("connections", &mut listen.connections, value::count(1..=1_000_000));
+    section.read("head_size", &mut listen.head_size, value::size(8 * KIB..=1024 * KIB));
     section.read("head", &mut listen.head, value::timeout);
     section.read("idle", &mut listen.idle, value::timeout);
     section.read("body", &mut listen.body, value::timeout);
@@ -126,40 +109,20 @@ fn policy(section: &mut Section<'_, '_>, policy: &mut CachePolicy) {
     section.read("negative_ttl", &mut policy.negative_ttl, value::window);
     section.read("jitter", &mut policy.jitter, value::percent);
     section.read("max_ttl", &mut policy.max_ttl, value::lifetime);
-    section.read(
-        "stale_while_revalidate",
-        &mut policy.stale_while_revalidate,
-        value::window,
-    );
+    section.read("stale_while_revalidate", &mut policy.stale_while_revalidate, value::window);
     section.read("stale_if_error", &mut policy.stale_if_error, value::window);
     section.read("keep", &mut policy.keep, value::window);
     section.read("store_no_store", &mut policy.store_no_store, value::flag);
-    section.read(
-        "request_directives",
-        &mut policy.request_directives,
-        value::flag,
-    );
+    section.read("request_directives", &mut policy.request_directives, value::flag);
     section.read("heuristic", &mut policy.heuristic, value::flag);
     section.read("targeted", &mut policy.targeted, value::list(syntax::field));
-    section.read(
-        "store_set_cookie",
-        &mut policy.store_set_cookie,
-        value::flag,
-    );
+    section.read("store_set_cookie", &mut policy.store_set_cookie, value::flag);
 }
 
 fn secrets(mut section: Section<'_, '_>) -> Secrets {
     let mut secrets = Secrets::default();
-    section.read(
-        "names",
-        &mut secrets.names,
-        value::list(syntax::secret_name),
-    );
-    section.read(
-        "objects",
-        &mut secrets.objects,
-        value::list(syntax::secret_name),
-    );
+    section.read("names", &mut secrets.names, value::list(syntax::secret_name));
+    section.read("objects", &mut secrets.objects, value::list(syntax::secret_name));
     section.close();
     secrets
 }
@@ -167,21 +130,11 @@ fn secrets(mut section: Section<'_, '_>) -> Secrets {
 fn limits(mut section: Section<'_, '_>) -> Limits {
     let mut limits = Limits::default();
     section.group("caller", "off", RATE, &mut limits.caller, rate);
-    section.group(
-        "caller_upstream",
-        "off",
-        RATE,
-        &mut limits.caller_upstream,
-        rate,
-    );
+    section.group("caller_upstream", "off", RATE, &mut limits.caller_upstream, rate);
     section.group("peer", "off", RATE, &mut limits.peer, rate);
     section.group("lane", "off", LANE, &mut limits.lane, lane);
     section.read("keys", &mut limits.keys, value::count(1..=10_000_000));
-    section.read(
-        "request_body",
-        &mut limits.request_body,
-        value::size(0..=GIB),
-    );
+    section.read("request_body", &mut limits.request_body, value::size(0..=GIB));
     section.close();
     limits
 }
@@ -189,19 +142,13 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
 fn rate(section: &mut Section<'_, '_>) -> Option<Rate> {
     let per_second = section.require("per_second", RATE, value::count(1..=1_000_000));
     let burst = section.require("burst", RATE, value::count(1..=1_000_000));
-    Some(Rate {
-        per_second: per_second?,
-        burst: burst?,
-    })
+    Some(Rate { per_second: per_second?, burst: burst? })
 }
 
 fn lane(section: &mut Section<'_, '_>) -> Option<Lane> {
     let in_flight = section.require("in_flight", LANE, value::count(1..=1_000_000));
     let wait = section.require("wait", LANE, value::wait);
-    Some(Lane {
-        in_flight: in_flight?,
-        wait: wait?,
-    })
+    Some(Lane { in_flight: in_flight?, wait: wait? })
 }
 
 fn upstream(mut section: Section<'_, '_>) -> Upstream {
@@ -210,18 +157,10 @@ fn upstream(mut section: Section<'_, '_>) -> Upstream {
     section.read("first_byte", &mut upstream.first_byte, value::timeout);
     section.read("total", &mut upstream.total, value::timeout);
     section.read("max_body", &mut upstream.max_body, value::size(1..=GIB));
-    section.read(
-        "max_fields",
-        &mut upstream.max_fields,
-        value::count(1..=4096),
-    );
+    section.read("max_fields", &mut upstream.max_fields, value::count(1..=4096));
     section.read("idle", &mut upstream.idle, value::timeout);
     section.read("age", &mut upstream.age, value::timeout);
-    section.read(
-        "allow_plain",
-        &mut upstream.allow_plain,
-        value::list(syntax::label),
-    );
+    section.read("allow_plain", &mut upstream.allow_plain, value::list(syntax::label));
     section.read("ca_file", &mut upstream.ca_file, syntax::path);
     section.close();
     upstream
@@ -236,10 +175,7 @@ fn upstreams(mut section: Section<'_, '_>) -> BTreeMap<String, NamedUpstream> {
     for name in names {
         let mut one = section.under(name);
         if !syntax::is_label(name) {
-            one.fault(Fault::new(
-                "can't name an upstream",
-                format!("write {}", syntax::LABEL),
-            ));
+            one.fault(Fault::new("can't name an upstream", format!("write {}", syntax::LABEL)));
         }
         let mut url = upstreams.get(name).map(|shipped| shipped.url.clone());
         if url.is_some() {
@@ -279,18 +215,12 @@ fn routes(root: &mut Section<'_, '_>, policy: &CachePolicy) -> Vec<Route> {
         return default::routes(policy);
     };
     let numbered = items.into_iter().zip(1..);
-    numbered
-        .map(|(item, number)| route(root.item("routes", number, item), policy))
-        .collect()
+    numbered.map(|(item, number)| route(root.item("routes", number, item), policy)).collect()
 }
 
 /// One route. It is kept, with something in place of what is missing, so that the numbers still agree.
 fn route(mut section: Section<'_, '_>, policy: &CachePolicy) -> Route {
-    let name = section.require(
-        "name",
-        "name = \"unit-list\", its label in metrics",
-        syntax::label,
-    );
+    let name = section.require("name", "name = \"unit-list\", its label in metrics", syntax::label);
     let path = section.require("path", "path = \"/unit/{unitId}\"", syntax::template);
     let upstream = section.require("upstream", "the name of one of [upstreams]", syntax::label);
     let mut route = Route::new(
@@ -298,29 +228,15 @@ fn route(mut section: Section<'_, '_>, policy: &CachePolicy) -> Route {
         &path.unwrap_or_default(),
         &upstream.unwrap_or_default(),
     );
-    section.read(
-        "methods",
-        &mut route.methods,
-        value::filled(value::list(syntax::method)),
-    );
+    section.read("methods", &mut route.methods, value::filled(value::list(syntax::method)));
     section.read("caller", &mut route.caller, value::choice);
     section.read("forward", &mut route.forward, value::choice);
     section.read("query", &mut route.query, syntax::query);
     route.cache = route_cache(&mut section, policy);
     section.read("family", &mut route.family, syntax::label_or_none);
-    section.group(
-        "invalidates",
-        "off",
-        INVALIDATES,
-        &mut route.invalidates,
-        invalidates,
-    );
+    section.group("invalidates", "off", INVALIDATES, &mut route.invalidates, invalidates);
     section.read("secrets", &mut route.secrets, value::choice);
-    section.read(
-        "refuse_masked_write",
-        &mut route.refuse_masked_write,
-        value::flag,
-    );
+    section.read("refuse_masked_write", &mut route.refuse_masked_write, value::flag);
     section.group("rate", "limits.caller", RATE, &mut route.rate, rate);
     section.close();
     route
@@ -346,10 +262,7 @@ fn route_cache(section: &mut Section<'_, '_>, policy: &CachePolicy) -> Option<Ca
 fn invalidates(section: &mut Section<'_, '_>) -> Option<Invalidates> {
     let member = section.require("member", INVALIDATES, syntax::member);
     let family = section.require("family", INVALIDATES, syntax::label);
-    Some(Invalidates {
-        member: member?,
-        family: family?,
-    })
+    Some(Invalidates { member: member?, family: family? })
 }
 
 /// Whether a key with a value stands anywhere in a value.

@@ -32,13 +32,7 @@ pub(super) struct Given<'a> {
 impl<'w, 'a> Section<'w, 'a> {
     /// The file's outermost table.
     pub(super) fn root(walk: &'w mut Walk<'a>, table: &'a DeTable<'a>) -> Self {
-        Self {
-            walk,
-            path: String::new(),
-            table: Some(table),
-            variable: None,
-            seen: Vec::new(),
-        }
+        Self { walk, path: String::new(), table: Some(table), variable: None, seen: Vec::new() }
     }
 
     /// The value of a key, if it is given.
@@ -99,10 +93,7 @@ impl<'w, 'a> Section<'w, 'a> {
             *slot = build(&mut inner);
             inner.close();
         } else {
-            self.refuse(
-                &given,
-                given.value.unexpected(&format!("{example}, or {none:?}")),
-            );
+            self.refuse(&given, given.value.unexpected(&format!("{example}, or {none:?}")));
         }
     }
 
@@ -121,13 +112,7 @@ impl<'w, 'a> Section<'w, 'a> {
             table
         });
         let path = join(&self.path, key);
-        Section {
-            walk: self.walk,
-            path,
-            table,
-            variable: None,
-            seen: vec![],
-        }
+        Section { walk: self.walk, path, table, variable: None, seen: vec![] }
     }
 
     /// A table that is a value of this one, if it is a table.
@@ -138,22 +123,13 @@ impl<'w, 'a> Section<'w, 'a> {
             Place::Line(_) | Place::File => None,
         };
         let path = given.path.clone();
-        Some(Section {
-            walk: self.walk,
-            path,
-            table: Some(table),
-            variable,
-            seen: vec![],
-        })
+        Some(Section { walk: self.walk, path, table: Some(table), variable, seen: vec![] })
     }
 
     /// The tables of this one, whatever their names: `[upstreams.NAME]`.
     pub(super) fn named(&self) -> Vec<&'a str> {
         let table = self.table.into_iter();
-        table
-            .flat_map(DeTable::keys)
-            .map(|key| key.get_ref().as_ref())
-            .collect()
+        table.flat_map(DeTable::keys).map(|key| key.get_ref().as_ref()).collect()
     }
 
     /// A table of this one under a name of the operator's choice.
@@ -171,25 +147,15 @@ impl<'w, 'a> Section<'w, 'a> {
             self.walk.found(&path, &place);
             table
         });
-        Section {
-            walk: self.walk,
-            path,
-            table,
-            variable: None,
-            seen: vec![],
-        }
+        Section { walk: self.walk, path, table, variable: None, seen: vec![] }
     }
 
     /// The tables of `[[key]]`; `None` where the key is not given.
     pub(super) fn tables(&mut self, key: &'static str) -> Option<Vec<&'a Spanned<DeValue<'a>>>> {
         self.seen.push(key);
         let (name, value) = self.table?.get_key_value(key)?;
-        let items: Vec<_> = value
-            .get_ref()
-            .as_array()
-            .into_iter()
-            .flat_map(|items| items.iter())
-            .collect();
+        let items: Vec<_> =
+            value.get_ref().as_array().into_iter().flat_map(|items| items.iter()).collect();
         if items.is_empty() || items.iter().any(|item| !item.get_ref().is_table()) {
             let place = self.line(name);
             let fault = Fault::new(
@@ -213,13 +179,7 @@ impl<'w, 'a> Section<'w, 'a> {
         let place = Place::Line(self.walk.line(item.span().start));
         self.walk.found(&path, &place);
         let table = item.get_ref().as_table();
-        Section {
-            walk: self.walk,
-            path,
-            table,
-            variable: None,
-            seen: vec![],
-        }
+        Section { walk: self.walk, path, table, variable: None, seen: vec![] }
     }
 
     /// Reports a mistake in the section as a whole.
@@ -247,24 +207,19 @@ impl<'w, 'a> Section<'w, 'a> {
             (top, variable(setting.variable))
         });
         let left = in_file.chain(in_env).chain(tops);
-        let left = left
-            .filter(|(key, _)| !self.seen.contains(key))
-            .map(|(key, place)| Unknown {
-                section: self.path.clone(),
-                key: key.to_owned(),
-                place,
-                here: self.seen.clone(),
-            });
+        let left = left.filter(|(key, _)| !self.seen.contains(key)).map(|(key, place)| Unknown {
+            section: self.path.clone(),
+            key: key.to_owned(),
+            place,
+            here: self.seen.clone(),
+        });
         let left: Vec<Unknown> = left.collect();
         self.walk.unasked(left);
     }
 
     fn find(&self, key: &str) -> Option<(Value<'a>, Place)> {
         if let Some(setting) = self.walk.settings.find(&self.path, key) {
-            return Some((
-                setting.value(),
-                Place::Variable(setting.variable.to_owned()),
-            ));
+            return Some((setting.value(), Place::Variable(setting.variable.to_owned())));
         }
         let (name, value) = self.table?.get_key_value(key)?;
         Some((Value::Toml(value.get_ref()), self.line(name)))

@@ -50,17 +50,11 @@ fn front(page: &mut Page, config: &Config) {
     page.duration("body", listen.body);
     page.duration("write", listen.write);
     page.section("admin");
-    let admin = config
-        .admin
-        .address
-        .map_or_else(|| "off".to_owned(), |address| address.to_string());
+    let admin =
+        config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.text("address", &admin);
     page.section("caller");
-    let key_file = config
-        .caller
-        .key_file
-        .as_deref()
-        .unwrap_or_else(|| "".as_ref());
+    let key_file = config.caller.key_file.as_deref().unwrap_or_else(|| "".as_ref());
     page.text("key_file", &key_file.to_string_lossy());
 }
 
@@ -108,10 +102,8 @@ fn policy(page: &mut Page, own: &CachePolicy, base: Option<&CachePolicy>) {
     let keys = policy_keys(own);
     let base = base.map(policy_keys);
     for (index, (key, value)) in keys.iter().enumerate() {
-        let same = base
-            .as_ref()
-            .and_then(|base| base.get(index))
-            .is_some_and(|(_, base)| base == value);
+        let same =
+            base.as_ref().and_then(|base| base.get(index)).is_some_and(|(_, base)| base == value);
         if !same {
             page.key(key, value);
         }
@@ -125,10 +117,7 @@ fn policy_keys(policy: &CachePolicy) -> [(&'static str, String); 12] {
         ("negative_ttl", time(policy.negative_ttl)),
         ("jitter", show_percent(policy.jitter)),
         ("max_ttl", time(policy.max_ttl)),
-        (
-            "stale_while_revalidate",
-            time(policy.stale_while_revalidate),
-        ),
+        ("stale_while_revalidate", time(policy.stale_while_revalidate)),
         ("stale_if_error", time(policy.stale_if_error)),
         ("keep", time(policy.keep)),
         ("store_no_store", policy.store_no_store.to_string()),
@@ -147,28 +136,16 @@ fn route(page: &mut Page, route: &Route, base: &CachePolicy) {
     page.text("upstream", &route.upstream);
     page.text("caller", route.caller.name());
     page.text("forward", route.forward.name());
-    let query = route
-        .query
-        .as_ref()
-        .map_or_else(|| quote("any"), |names| list(names.iter()));
+    let query = route.query.as_ref().map_or_else(|| quote("any"), |names| list(names.iter()));
     page.key("query", &query);
     page.text("family", route.family.as_deref().unwrap_or_default());
     let invalidates = route.invalidates.as_ref().map_or_else(
         || quote("off"),
-        |it| {
-            format!(
-                "{{ member = {}, family = {} }}",
-                quote(&it.member),
-                quote(&it.family)
-            )
-        },
+        |it| format!("{{ member = {}, family = {} }}", quote(&it.member), quote(&it.family)),
     );
     page.key("invalidates", &invalidates);
     page.text("secrets", route.secrets.name());
-    page.key(
-        "refuse_masked_write",
-        &route.refuse_masked_write.to_string(),
-    );
+    page.key("refuse_masked_write", &route.refuse_masked_write.to_string());
     page.key("rate", &rate(route.rate, "limits.caller"));
     match &route.cache {
         None => page.key("cache", "false"),
@@ -191,10 +168,7 @@ fn lane(lane: Option<Lane>) -> String {
     lane.map_or_else(
         || quote("off"),
         |Lane { in_flight, wait }| {
-            format!(
-                "{{ in_flight = {in_flight}, wait = \"{}\" }}",
-                show_duration(wait)
-            )
+            format!("{{ in_flight = {in_flight}, wait = \"{}\" }}", show_duration(wait))
         },
     )
 }
@@ -241,8 +215,6 @@ impl Page {
     }
 
     fn push(&mut self, text: std::fmt::Arguments<'_>) {
-        self.0
-            .write_fmt(text)
-            .expect("a string takes all that is written to it");
+        self.0.write_fmt(text).expect("a string takes all that is written to it");
     }
 }

@@ -19,10 +19,7 @@ pub(super) fn address(value: Value<'_>) -> Result<SocketAddr, Fault> {
     let text = value.text(ADDRESS)?;
     text.parse().ok().ok_or_else(|| {
         let problem = format!("{text:?} is no address with a port");
-        Fault::new(
-            problem,
-            format!("write {ADDRESS}; names are not resolved here"),
-        )
+        Fault::new(problem, format!("write {ADDRESS}; names are not resolved here"))
     })
 }
 
@@ -47,14 +44,9 @@ pub(super) fn via(value: Value<'_>) -> Result<Option<String>, Fault> {
     let wanted = "a name of up to 64 letters, digits, '-', '_' or '.', or \"\" for a random one";
     let text = value.text(wanted)?;
     let fits = text.len() <= 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if !fits {
-        return Err(Fault::new(
-            format!("{text:?} is no such name"),
-            format!("write {wanted}"),
-        ));
+        return Err(Fault::new(format!("{text:?} is no such name"), format!("write {wanted}")));
     }
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
@@ -65,10 +57,7 @@ pub(super) fn label(value: Value<'_>) -> Result<String, Fault> {
     if is_label(text) {
         return Ok(text.to_owned());
     }
-    Err(Fault::new(
-        format!("{text:?} is no such name"),
-        format!("write {LABEL}"),
-    ))
+    Err(Fault::new(format!("{text:?} is no such name"), format!("write {LABEL}")))
 }
 
 /// A label, or `""` for none.
@@ -91,10 +80,7 @@ pub(super) fn member(value: Value<'_>) -> Result<String, Fault> {
     let wanted = "a name in quotes, not empty and without control characters";
     let text = value.text(wanted)?;
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Fault::new(
-            format!("{text:?} is no such name"),
-            format!("write {wanted}"),
-        ));
+        return Err(Fault::new(format!("{text:?} is no such name"), format!("write {wanted}")));
     }
     Ok(text.to_owned())
 }
@@ -102,15 +88,9 @@ pub(super) fn member(value: Value<'_>) -> Result<String, Fault> {
 /// The name of a query parameter as it is sent: nothing is decoded.
 fn parameter(value: Value<'_>) -> Result<String, Fault> {
     let text = member(value)?;
-    if text
-        .bytes()
-        .any(|byte| !byte.is_ascii_graphic() || b"&=#".contains(&byte))
-    {
+    if text.bytes().any(|byte| !byte.is_ascii_graphic() || b"&=#".contains(&byte)) {
         let problem = format!("{text:?} can't be the name of a query parameter");
-        return Err(Fault::new(
-            problem,
-            "write it as it is sent, escapes included",
-        ));
+        return Err(Fault::new(problem, "write it as it is sent, escapes included"));
     }
     Ok(text)
 }
@@ -142,53 +122,35 @@ pub(super) fn method(value: Value<'_>) -> Result<Method, Fault> {
     let text = value.text(wanted)?;
     if text == "CONNECT" || text == "TRACE" {
         let problem = format!("{text} is never served");
-        return Err(Fault::new(
-            problem,
-            "leave it out: it is for tunnels and diagnostics",
-        ));
+        return Err(Fault::new(problem, "leave it out: it is for tunnels and diagnostics"));
     }
     let method = Method::from_bytes(text.as_bytes()).ok();
     // Methods are case-sensitive (RFC 9110 §9.1): "get" would never match.
     let method = method.filter(|_| !text.bytes().any(|byte| byte.is_ascii_lowercase()));
-    method.ok_or_else(|| {
-        Fault::new(
-            format!("{text:?} is no such method"),
-            format!("write {wanted}"),
-        )
-    })
+    method
+        .ok_or_else(|| Fault::new(format!("{text:?} is no such method"), format!("write {wanted}")))
 }
 
 /// The name of a response field.
 pub(super) fn field(value: Value<'_>) -> Result<HeaderName, Fault> {
     let wanted = "the name of a response field in quotes, such as \"CDN-Cache-Control\"";
     let text = value.text(wanted)?;
-    HeaderName::from_bytes(text.as_bytes()).ok().ok_or_else(|| {
-        Fault::new(
-            format!("{text:?} is no field name"),
-            format!("write {wanted}"),
-        )
-    })
+    HeaderName::from_bytes(text.as_bytes())
+        .ok()
+        .ok_or_else(|| Fault::new(format!("{text:?} is no field name"), format!("write {wanted}")))
 }
 
 /// `"off"`, `"all"`, `"errors"` or `"1/100"`.
 pub(super) fn access(value: Value<'_>) -> Result<AccessLog, Fault> {
     let wanted = "\"all\", \"errors\", \"off\", or a sample such as \"1/100\"";
     let text = value.text(wanted)?;
-    let sample = |text: &str| {
-        text.strip_prefix("1/")?
-            .parse()
-            .ok()
-            .filter(|many| *many >= 1_u32)
-    };
+    let sample = |text: &str| text.strip_prefix("1/")?.parse().ok().filter(|many| *many >= 1_u32);
     match text {
         "all" => Ok(AccessLog::All),
         "errors" => Ok(AccessLog::Errors),
         "off" => Ok(AccessLog::Off),
         _ => sample(text).map(AccessLog::OneIn).ok_or_else(|| {
-            Fault::new(
-                format!("{text:?} is not known here"),
-                format!("write {wanted}"),
-            )
+            Fault::new(format!("{text:?} is not known here"), format!("write {wanted}"))
         }),
     }
 }
@@ -204,10 +166,7 @@ pub(super) fn url(value: Value<'_>) -> Result<Uri, Fault> {
     if text.contains('#') {
         return Err(fault("a URL with a fragment is refused".to_owned()));
     }
-    let uri = text
-        .parse::<Uri>()
-        .ok()
-        .ok_or_else(|| fault(format!("{text:?} is no URL")))?;
+    let uri = text.parse::<Uri>().ok().ok_or_else(|| fault(format!("{text:?} is no URL")))?;
     let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
     else {
         return Err(fault(format!("{text:?} is no http or https URL")));
@@ -221,17 +180,10 @@ pub(super) fn url(value: Value<'_>) -> Result<Uri, Fault> {
         return Err(fault("a URL with a query is refused".to_owned()));
     }
     if uri.path() != "/" {
-        return Err(fault(
-            "a URL with a path is refused: paths come from the routes".to_owned(),
-        ));
+        return Err(fault("a URL with a path is refused: paths come from the routes".to_owned()));
     }
-    let bare = Uri::builder()
-        .scheme(scheme)
-        .authority(authority.clone())
-        .path_and_query("/");
-    bare.build()
-        .ok()
-        .ok_or_else(|| fault(format!("{text:?} is no URL")))
+    let bare = Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query("/");
+    bare.build().ok().ok_or_else(|| fault(format!("{text:?} is no URL")))
 }
 
 /// A path template.
@@ -239,10 +191,7 @@ pub(super) fn template(value: Value<'_>) -> Result<String, Fault> {
     let text = value.text(TEMPLATE)?;
     let fault = |problem: String, remedy: &str| Err(Fault::new(problem, remedy));
     let Some(rest) = text.strip_prefix('/') else {
-        return fault(
-            format!("{text:?} does not start with '/'"),
-            &format!("write {TEMPLATE}"),
-        );
+        return fault(format!("{text:?} does not start with '/'"), &format!("write {TEMPLATE}"));
     };
     let segments: Vec<&str> = rest.split('/').collect();
     let mut names: Vec<&str> = Vec::new();
@@ -276,23 +225,19 @@ pub(super) fn template(value: Value<'_>) -> Result<String, Fault> {
 
 /// The names of the parameters in a template that was read.
 pub(super) fn parameters(template: &str) -> impl Iterator<Item = &str> {
-    template
-        .split('/')
-        .filter_map(|segment| match Segment::parse(segment) {
-            Ok(Segment::Parameter(name) | Segment::Rest(name)) => Some(name),
-            _ => None,
-        })
+    template.split('/').filter_map(|segment| match Segment::parse(segment) {
+        Ok(Segment::Parameter(name) | Segment::Rest(name)) => Some(name),
+        _ => None,
+    })
 }
 
 /// A template with its parameters' names left out: two templates of one shape match the same paths.
 pub(super) fn shape(template: &str) -> String {
-    let segments = template
-        .split('/')
-        .map(|segment| match Segment::parse(segment) {
-            Ok(Segment::Parameter(_)) => "{}",
-            Ok(Segment::Rest(_)) => "{*}",
-            _ => segment,
-        });
+    let segments = template.split('/').map(|segment| match Segment::parse(segment) {
+        Ok(Segment::Parameter(_)) => "{}",
+        Ok(Segment::Rest(_)) => "{*}",
+        _ => segment,
+    });
     segments.collect::<Vec<_>>().join("/")
 }
 
@@ -305,10 +250,7 @@ enum Segment<'a> {
 
 impl<'a> Segment<'a> {
     fn parse(segment: &'a str) -> Result<Self, Fault> {
-        if let Some(inner) = segment
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-        {
+        if let Some(inner) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             let (rest, name) = match inner.strip_prefix('*') {
                 Some(name) => (true, name),
                 None => (false, inner),
@@ -321,11 +263,7 @@ impl<'a> Segment<'a> {
                     "name it with letters, digits and '_', as in {unitId}",
                 ));
             }
-            return Ok(if rest {
-                Self::Rest(name)
-            } else {
-                Self::Parameter(name)
-            });
+            return Ok(if rest { Self::Rest(name) } else { Self::Parameter(name) });
         }
         if segment.contains(['{', '}']) {
             let problem = format!("{segment:?} is only in part a parameter");

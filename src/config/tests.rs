@@ -13,9 +13,7 @@ const SHIPPED: &str = include_str!("../../config.toml");
 
 /// A configuration of a text, without its warnings.
 fn config(text: &str) -> Config {
-    Config::parse(text, [])
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .0
+    Config::parse(text, []).unwrap_or_else(|errors| panic!("{errors}")).0
 }
 
 /// What is wrong with a text.
@@ -32,9 +30,7 @@ fn warnings(text: &str) -> Vec<String> {
 }
 
 fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
-    let env = env
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::parse(text, env).map(|(config, _)| config)
 }
 
@@ -70,10 +66,7 @@ fn each_key_of_the_shipped_file_has_a_comment_above_it() {
     for pair in lines.windows(2) {
         let told = pair[0].starts_with('#') || pair[0].starts_with("[upstreams.");
         let (key, _) = pair[1].split_once('=').unwrap_or_default();
-        assert!(
-            key.is_empty() || pair[1].starts_with('#') || told,
-            "no comment above {key}"
-        );
+        assert!(key.is_empty() || pair[1].starts_with('#') || told, "no comment above {key}");
     }
 }
 
@@ -88,15 +81,9 @@ fn a_configuration_that_departs_everywhere_shows_as_text_that_parses_back() {
     assert_eq!(config(&departed.show()), departed);
     assert_eq!(departed.show(), config(&departed.show()).show());
     let default = Config::default().show();
-    let default: BTreeSet<&str> = default
-        .lines()
-        .filter(|line| line.contains(" = "))
-        .collect();
+    let default: BTreeSet<&str> = default.lines().filter(|line| line.contains(" = ")).collect();
     let departed = departed.show();
-    let same: Vec<&str> = departed
-        .lines()
-        .filter(|line| default.contains(line))
-        .collect();
+    let same: Vec<&str> = departed.lines().filter(|line| default.contains(line)).collect();
     assert_eq!(same, [""; 0], "keys that the text leaves at their default");
 }
 
@@ -182,10 +169,7 @@ ttl = "9s"
 #[test]
 fn a_key_that_is_left_out_keeps_its_default() {
     let expected = Config {
-        shutdown: Shutdown {
-            deadline: Duration::from_secs(5),
-            ..Shutdown::default()
-        },
+        shutdown: Shutdown { deadline: Duration::from_secs(5), ..Shutdown::default() },
         ..Config::default()
     };
     assert_eq!(config("[shutdown]\ndeadline = \"5s\""), expected);
@@ -228,10 +212,7 @@ fn an_upstream_that_is_given_replaces_the_one_of_its_name_or_is_added() {
     let config = config(text);
     assert_eq!(config.upstreams["chat"].url, "https://a.example/");
     assert_eq!(config.upstreams["more"].url, "https://b.example/");
-    assert_eq!(
-        config.upstreams["converflow"],
-        Config::default().upstreams["converflow"]
-    );
+    assert_eq!(config.upstreams["converflow"], Config::default().upstreams["converflow"]);
 }
 
 #[test]
@@ -240,61 +221,22 @@ fn the_shipped_table_sends_writes_of_one_integration_to_the_other_host() {
     let one = "/api/v1/calcom/integration/{integrationId}";
     let mut found: Vec<(&str, &Method)> = Vec::new();
     for route in routes.iter().filter(|route| route.path == one) {
-        found.extend(
-            route
-                .methods
-                .iter()
-                .map(|method| (route.upstream.as_str(), method)),
-        );
+        found.extend(route.methods.iter().map(|method| (route.upstream.as_str(), method)));
     }
-    let expected = [
-        ("converflow", &Method::GET),
-        ("converflow", &Method::HEAD),
-        ("chat", &Method::PUT),
-    ];
+    let expected =
+        [("converflow", &Method::GET), ("converflow", &Method::HEAD), ("chat", &Method::PUT)];
     assert_eq!(found, expected);
 }
 
 #[test]
 fn durations_and_sizes_are_read_in_every_unit() {
-    let ttl = |text: &str| {
-        config(&format!("[cache]\nttl = {text}"))
-            .cache
-            .policy
-            .ttl
-            .as_millis()
-    };
-    let read = [
-        "\"1500ms\"",
-        "\"30s\"",
-        "\"5m\"",
-        "\"1h\"",
-        "\"1d\"",
-        "\"0\"",
-        "0",
-        "\"0s\"",
-    ]
-    .map(ttl);
-    assert_eq!(
-        read,
-        [1500, 30_000, 300_000, 3_600_000, 86_400_000, 0, 0, 0]
-    );
-    let bytes = |text: &str| {
-        config(&format!("[cache]\nmax_bytes = {text}"))
-            .cache
-            .max_bytes
-    };
-    let read = [
-        "0",
-        "1_000",
-        "\"5\"",
-        "\"7B\"",
-        "\"8MB\"",
-        "\"3KiB\"",
-        "\"64 MiB\"",
-        "0x10",
-    ]
-    .map(bytes);
+    let ttl = |text: &str| config(&format!("[cache]\nttl = {text}")).cache.policy.ttl.as_millis();
+    let read =
+        ["\"1500ms\"", "\"30s\"", "\"5m\"", "\"1h\"", "\"1d\"", "\"0\"", "0", "\"0s\""].map(ttl);
+    assert_eq!(read, [1500, 30_000, 300_000, 3_600_000, 86_400_000, 0, 0, 0]);
+    let bytes = |text: &str| config(&format!("[cache]\nmax_bytes = {text}")).cache.max_bytes;
+    let read =
+        ["0", "1_000", "\"5\"", "\"7B\"", "\"8MB\"", "\"3KiB\"", "\"64 MiB\"", "0x10"].map(bytes);
     assert_eq!(read, [0, 1000, 5, 7, 8_000_000, 3072, 64 << 20, 16]);
 }
 
@@ -316,10 +258,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "# ttl = \"60s\"\n[cache]\n[log]",
         "config.toml: no key stands in it\n    start from the shipped config.toml; to run on its values, keep one key of it",
     ),
-    (
-        "[cache]\ntll = \"60s\"",
-        "config.toml:2: cache.tll: no such key\n    did you mean \"ttl\"?",
-    ),
+    ("[cache]\ntll = \"60s\"", "config.toml:2: cache.tll: no such key\n    did you mean \"ttl\"?"),
     (
         "[cache]\nmax-bytes = 5",
         "config.toml:2: cache.max-bytes: no such key\n    did you mean \"max_bytes\"?",
@@ -328,10 +267,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "[chache]\nttl = \"60s\"",
         "config.toml:1: chache: no such section\n    did you mean \"cache\"?",
     ),
-    (
-        "ttl = \"60s\"",
-        "config.toml:1: ttl: no such section\n    it belongs in [cache]",
-    ),
+    ("ttl = \"60s\"", "config.toml:1: ttl: no such section\n    it belongs in [cache]"),
     (
         "[log]\nper_minute = 5",
         "config.toml:2: log.per_minute: no such key\n    known here: level, format, output, access, target",
@@ -519,33 +455,15 @@ fn each_mistake_has_its_line_its_key_and_a_remedy() {
 
 /// What follows the URL in the message about each.
 const URLS: &[(&str, &str)] = &[
-    (
-        "https://user:word@chat.example",
-        "a URL with user info is refused",
-    ),
-    (
-        "https://chat.example/v1",
-        "a URL with a path is refused: paths come from the routes",
-    ),
+    ("https://user:word@chat.example", "a URL with user info is refused"),
+    ("https://chat.example/v1", "a URL with a path is refused: paths come from the routes"),
     ("https://chat.example?a=b", "a URL with a query is refused"),
-    (
-        "https://chat.example/#top",
-        "a URL with a fragment is refused",
-    ),
-    (
-        "ftp://chat.example",
-        "\"ftp://chat.example\" is no http or https URL",
-    ),
+    ("https://chat.example/#top", "a URL with a fragment is refused"),
+    ("ftp://chat.example", "\"ftp://chat.example\" is no http or https URL"),
     ("chat.example", "\"chat.example\" is no http or https URL"),
     ("https://", "\"https://\" is no URL"),
-    (
-        "https://chat.example:99999",
-        "\"https://chat.example:99999\" has no usable host and port",
-    ),
-    (
-        "https://chat.example:0",
-        "\"https://chat.example:0\" has no usable host and port",
-    ),
+    ("https://chat.example:99999", "\"https://chat.example:99999\" has no usable host and port"),
+    ("https://chat.example:0", "\"https://chat.example:0\" has no usable host and port"),
     ("https://:80", "\"https://:80\" has no usable host and port"),
     ("http s://x", "\"http s://x\" is no URL"),
 ];
@@ -555,37 +473,21 @@ fn a_url_is_scheme_host_and_port_and_nothing_else() {
     for (url, problem) in URLS {
         let told = mistakes(&format!("[upstreams.chat]\nurl = \"{url}\""));
         let remedy = "write scheme, host and port alone, such as \"https://api.example.com\", and nothing behind it";
-        assert_eq!(
-            told,
-            format!("config.toml:2: upstreams.chat.url: {problem}\n    {remedy}")
-        );
+        assert_eq!(told, format!("config.toml:2: upstreams.chat.url: {problem}\n    {remedy}"));
     }
 }
 
 #[test]
 fn tokens_may_cross_in_the_clear_on_loopback_and_where_it_is_allowed_by_name() {
-    for host in [
-        "127.0.0.1",
-        "127.9.9.9:81",
-        "[::1]:81",
-        "localhost",
-        "LOCALHOST:81",
-    ] {
+    for host in ["127.0.0.1", "127.9.9.9:81", "[::1]:81", "localhost", "LOCALHOST:81"] {
         config(&format!("[upstreams.chat]\nurl = \"http://{host}\""));
     }
-    for host in [
-        "128.0.0.1",
-        "[::2]",
-        "localhost.example",
-        "127.0.0.1.example",
-    ] {
+    for host in ["128.0.0.1", "[::2]", "localhost.example", "127.0.0.1.example"] {
         let text = format!("[upstreams.chat]\nurl = \"http://{host}\"\n");
         assert!(mistakes(&text).contains("in the clear"), "{host}");
         config(&format!("{text}[upstream]\nallow_plain = [\"chat\"]"));
     }
-    config(&route(
-        "caller = \"open\"\n[upstreams.chat]\nurl = \"http://chat.example\"",
-    ));
+    config(&route("caller = \"open\"\n[upstreams.chat]\nurl = \"http://chat.example\""));
 }
 
 /// Keys of a route, the key that is to blame, and its message.
@@ -602,10 +504,7 @@ const ROUTES: &[(&str, &str)] = &[
         "methods = [\"POST\"]\ncache = true",
         "config.toml:6: routes[1].cache: nothing can be cached without GET\n    add \"GET\" to methods, or write cache = false",
     ),
-    (
-        "methods = []",
-        "config.toml:5: routes[1].methods: is an empty list\n    name at least one",
-    ),
+    ("methods = []", "config.toml:5: routes[1].methods: is an empty list\n    name at least one"),
     (
         "methods = [\"get\"]",
         "config.toml:5: routes[1].methods: \"get\" is no such method\n    write a method in capitals and quotes, such as \"GET\"",
@@ -693,16 +592,8 @@ fn a_template_that_can_match_nothing_or_too_much_is_refused() {
         let expected = format!("config.toml:3: routes[1].path: {problem}\n");
         assert!(told.starts_with(&expected), "for {path}: {told}");
     }
-    for path in [
-        "/",
-        "/{*path}",
-        "/functions/",
-        "/a/{b}/{*c}",
-        "/a.b~c:@!$&'()*+,;=-_",
-    ] {
-        config(&format!(
-            "[[routes]]\nname = \"one\"\npath = \"{path}\"\nupstream = \"chat\""
-        ));
+    for path in ["/", "/{*path}", "/functions/", "/a/{b}/{*c}", "/a.b~c:@!$&'()*+,;=-_"] {
+        config(&format!("[[routes]]\nname = \"one\"\npath = \"{path}\"\nupstream = \"chat\""));
     }
 }
 
@@ -721,10 +612,8 @@ path = "/{unitId"
 upstream = "nowhere"
 "#;
     let errors = Config::parse(text, []).unwrap_err();
-    let told: Vec<(Option<usize>, &str)> = errors
-        .iter()
-        .map(|error| (error.line(), error.key()))
-        .collect();
+    let told: Vec<(Option<usize>, &str)> =
+        errors.iter().map(|error| (error.line(), error.key())).collect();
     let expected = [
         (Some(2), "listen.adress"),
         (Some(4), "cache.ttl"),
@@ -740,25 +629,15 @@ upstream = "nowhere"
 fn a_value_with_a_mistake_earns_no_second_complaint() {
     let told = mistakes("[upstream]\nfirst_byte = \"long\"\ntotal = \"1s\"");
     assert_eq!(told.matches("config.toml:").count(), 1, "{told}");
-    let told = mistakes(&route(
-        "upstream_ = 1\n[upstreams.chat]\nurl = \"nonsense\"",
-    ));
+    let told = mistakes(&route("upstream_ = 1\n[upstreams.chat]\nurl = \"nonsense\""));
     assert_eq!(told.matches("config.toml:").count(), 2, "{told}");
 }
 
 #[test]
 fn a_text_that_is_no_toml_is_told_with_its_line() {
-    for text in [
-        "a\n",
-        "[cache\nttl = \"5s\"",
-        "[cache]\nttl = 60s",
-        "[cache]\nttl = \"60s",
-    ] {
+    for text in ["a\n", "[cache\nttl = \"5s\"", "[cache]\nttl = 60s", "[cache]\nttl = \"60s"] {
         let errors = Config::parse(text, []).unwrap_err();
-        assert!(
-            errors.iter().all(|error| error.line().is_some()),
-            "{text}: {errors}"
-        );
+        assert!(errors.iter().all(|error| error.line().is_some()), "{text}: {errors}");
     }
 }
 
@@ -838,20 +717,11 @@ fn the_environment_wins_over_the_file_and_is_read_by_the_same_rules() {
     assert_eq!(config.cache.policy.ttl, Duration::from_secs(7));
     assert!(config.cache.policy.heuristic);
     assert_eq!(config.cache.max_bytes, 1000);
-    assert_eq!(
-        config.listen.address,
-        ["1.2.3.4:5", "[::]:6"].map(|it| it.parse().unwrap())
-    );
+    assert_eq!(config.listen.address, ["1.2.3.4:5", "[::]:6"].map(|it| it.parse().unwrap()));
     assert_eq!(config.listen.connections, 12);
     assert_eq!(config.admin.address, None);
     assert_eq!(config.limits.peer, None);
-    assert_eq!(
-        config.limits.caller,
-        Some(Rate {
-            per_second: 3,
-            burst: 4
-        })
-    );
+    assert_eq!(config.limits.caller, Some(Rate { per_second: 3, burst: 4 }));
     assert_eq!(config.secrets.objects, [""; 0]);
     assert_eq!(config.log.access, AccessLog::OneIn(10));
     assert_eq!(config.upstreams["converflow"].url, "https://a.example/");
@@ -864,16 +734,8 @@ const ENVIRONMENT: &[(&str, &str, &str)] = &[
         "60",
         "60 has no unit\n    write a whole number and ms, s, m, h or d in quotes, such as \"30s\"",
     ),
-    (
-        "UNITGATE__CACHE__TLL",
-        "60s",
-        "no such key\n    did you mean \"ttl\"?",
-    ),
-    (
-        "UNITGATE__CHACHE__TTL",
-        "60s",
-        "chache: no such section\n    did you mean \"cache\"?",
-    ),
+    ("UNITGATE__CACHE__TLL", "60s", "no such key\n    did you mean \"ttl\"?"),
+    ("UNITGATE__CHACHE__TTL", "60s", "chache: no such section\n    did you mean \"cache\"?"),
     (
         "UNITGATE__CACHE",
         "60s",
@@ -940,19 +802,13 @@ const ENVIRONMENT: &[(&str, &str, &str)] = &[
 fn a_variable_that_sets_nothing_is_told_with_its_name_and_a_remedy() {
     for (name, value, expected) in ENVIRONMENT {
         let errors = with_env(SHIPPED, &[(name, value)]).unwrap_err();
-        assert_eq!(
-            errors.to_string(),
-            format!("environment: {name}: {expected}")
-        );
+        assert_eq!(errors.to_string(), format!("environment: {name}: {expected}"));
     }
 }
 
 #[test]
 fn two_variables_for_one_key_are_a_mistake() {
-    let env = [
-        ("UNITGATE__CACHE__TTL", "5s"),
-        ("UNITGATE__cache__ttl", "6s"),
-    ];
+    let env = [("UNITGATE__CACHE__TTL", "5s"), ("UNITGATE__cache__ttl", "6s")];
     let told = with_env(SHIPPED, &env).unwrap_err().to_string();
     assert_eq!(
         told,
@@ -1054,19 +910,12 @@ fn load(text: &str) -> Result<(Config, Vec<Warning>), ConfigErrors> {
 
 #[test]
 fn a_file_that_is_missing_binary_or_endless_is_told_by_its_name() {
-    let told = Config::load(Path::new("/nowhere/x.toml"), [])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        told.starts_with("/nowhere/x.toml: can't be read: No such file"),
-        "{told}"
-    );
+    let told = Config::load(Path::new("/nowhere/x.toml"), []).unwrap_err().to_string();
+    assert!(told.starts_with("/nowhere/x.toml: can't be read: No such file"), "{told}");
     let (_directory, path) = file(b"[cache]\nttl = \"\xff\"", 0o600);
     let told = Config::load(&path, []).unwrap_err().to_string();
     assert!(told.contains("line 2 is not UTF-8"), "{told}");
-    let told = Config::load(Path::new("/dev/zero"), [])
-        .unwrap_err()
-        .to_string();
+    let told = Config::load(Path::new("/dev/zero"), []).unwrap_err().to_string();
     assert!(told.contains("larger than 1 MiB"), "{told}");
 }
 
@@ -1074,10 +923,7 @@ fn a_file_that_is_missing_binary_or_endless_is_told_by_its_name() {
 fn a_loaded_file_is_named_in_its_mistakes() {
     let (_directory, path) = file(b"[cache]\nttl = 5", 0o600);
     let told = Config::load(&path, []).unwrap_err().to_string();
-    assert!(
-        told.starts_with(&format!("{}:2: cache.ttl: ", path.display())),
-        "{told}"
-    );
+    assert!(told.starts_with(&format!("{}:2: cache.ttl: ", path.display())), "{told}");
 }
 
 #[test]
@@ -1094,41 +940,26 @@ fn the_key_of_the_callers_is_read_trimmed_and_never_kept_or_quoted() {
 #[test]
 fn a_short_missing_or_readable_key_file_is_told() {
     let (_directory, path) = file(format!("{}\n", "k".repeat(31)).as_bytes(), 0o600);
-    let told = load(&format!("[caller]\nkey_file = \"{}\"", path.display()))
-        .unwrap_err()
-        .to_string();
+    let told =
+        load(&format!("[caller]\nkey_file = \"{}\"", path.display())).unwrap_err().to_string();
     assert!(
         told.contains(":2: caller.key_file: the file can't be used: 31 bytes are fewer than 32"),
         "{told}"
     );
     let pasted = "p".repeat(40);
-    let told = load(&format!("[caller]\nkey_file = \"{pasted}\""))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        told.contains("No such file") && !told.contains(&pasted),
-        "{told}"
-    );
+    let told = load(&format!("[caller]\nkey_file = \"{pasted}\"")).unwrap_err().to_string();
+    assert!(told.contains("No such file") && !told.contains(&pasted), "{told}");
     let (_directory, path) = file("k".repeat(32).as_bytes(), 0o604);
     let (_, warnings) = load(&format!("[caller]\nkey_file = \"{}\"", path.display())).unwrap();
-    assert!(
-        warnings[0]
-            .to_string()
-            .contains("every user of the machine can read"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].to_string().contains("every user of the machine can read"), "{warnings:?}");
 }
 
 #[test]
 fn a_file_of_certificates_without_one_is_refused() {
     let (_directory, path) = file(b"nothing", 0o600);
-    let told = load(&format!("[upstream]\nca_file = \"{}\"", path.display()))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        told.contains(":2: upstream.ca_file: the file holds no certificate"),
-        "{told}"
-    );
+    let told =
+        load(&format!("[upstream]\nca_file = \"{}\"", path.display())).unwrap_err().to_string();
+    assert!(told.contains(":2: upstream.ca_file: the file holds no certificate"), "{told}");
 }
 
 proptest! {
@@ -1172,10 +1003,6 @@ proptest! {
 
 /// A line of a valid configuration, or of one that is not.
 fn line() -> impl Strategy<Value = String> {
-    let valid: Vec<String> = DEPARTED
-        .lines()
-        .chain(SHIPPED.lines())
-        .map(str::to_owned)
-        .collect();
+    let valid: Vec<String> = DEPARTED.lines().chain(SHIPPED.lines()).map(str::to_owned).collect();
     prop_oneof![8 => proptest::sample::select(valid), 1 => "[\\[\\]{}=\"'#a-z0-9_. ]{0,20}"]
 }

@@ -78,26 +78,18 @@ impl<'a> Value<'a> {
 
 /// `true` or `false`.
 pub(super) fn flag(value: Value<'_>) -> Result<bool, Fault> {
-    value
-        .as_flag()
-        .ok_or_else(|| value.unexpected("true or false, without quotes"))
+    value.as_flag().ok_or_else(|| value.unexpected("true or false, without quotes"))
 }
 
 /// One of a closed set of names.
 pub(super) fn choice<T: Named>(value: Value<'_>) -> Result<T, Fault> {
-    let names: Vec<String> = T::NAMES
-        .iter()
-        .map(|(name, _)| format!("{name:?}"))
-        .collect();
+    let names: Vec<String> = T::NAMES.iter().map(|(name, _)| format!("{name:?}")).collect();
     let wanted = names.join(" or ");
     let text = value.text(&wanted)?;
     let found = T::NAMES.iter().find(|(name, _)| *name == text);
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        Fault::new(
-            format!("{text:?} is not known here"),
-            format!("write {wanted}"),
-        )
-    })
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| Fault::new(format!("{text:?} is not known here"), format!("write {wanted}")))
 }
 
 /// A whole number within a range.
@@ -108,14 +100,9 @@ where
     move |value| {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         let number = value.as_number().ok_or_else(|| value.unexpected(&wanted))?;
-        let fits = T::try_from(number)
-            .ok()
-            .filter(|number| range.contains(number));
+        let fits = T::try_from(number).ok().filter(|number| range.contains(number));
         fits.ok_or_else(|| {
-            Fault::new(
-                format!("{number} is out of range"),
-                format!("write {wanted}"),
-            )
+            Fault::new(format!("{number} is out of range"), format!("write {wanted}"))
         })
     }
 }
@@ -143,10 +130,7 @@ pub(super) fn window(value: Value<'_>) -> Result<Duration, Fault> {
 /// The zero of a duration, with or without a unit.
 fn zero(value: Value<'_>) -> Option<Duration> {
     let zero = value.as_number() == Some(0)
-        || value
-            .as_text()
-            .and_then(parse_duration)
-            .is_some_and(|length| length.is_zero());
+        || value.as_text().and_then(parse_duration).is_some_and(|length| length.is_zero());
     zero.then_some(Duration::ZERO)
 }
 
@@ -157,20 +141,14 @@ fn duration(value: Value<'_>, range: RangeInclusive<Duration>) -> Result<Duratio
         format!("write {DURATION}, from \"{least}\" to \"{most}\"")
     };
     if let Some(number) = value.as_number().filter(|number| *number != 0) {
-        return Err(Fault::new(
-            format!("{number} has no unit"),
-            format!("write {DURATION}"),
-        ));
+        return Err(Fault::new(format!("{number} has no unit"), format!("write {DURATION}")));
     }
     if value.as_number() == Some(0) {
         return Err(Fault::new("0 is out of range", remedy()));
     }
     let text = value.text(DURATION)?;
     let length = parse_duration(text).ok_or_else(|| {
-        Fault::new(
-            format!("{text:?} is no duration"),
-            format!("write {DURATION}"),
-        )
+        Fault::new(format!("{text:?} is no duration"), format!("write {DURATION}"))
     })?;
     if range.contains(&length) {
         return Ok(length);
@@ -219,9 +197,7 @@ where
                 Fault::new(format!("{text:?} is no size"), format!("write {SIZE}"))
             })?
         };
-        let fits = T::try_from(bytes)
-            .ok()
-            .filter(|bytes| range.contains(bytes));
+        let fits = T::try_from(bytes).ok().filter(|bytes| range.contains(bytes));
         fits.ok_or_else(|| {
             let shown = [range.start(), range.end()].map(|end| show_size((*end).into()));
             let [least, most] = shown;
@@ -250,13 +226,8 @@ fn parse_size(text: &str) -> Option<u64> {
 pub(super) fn show_size(bytes: Bytes) -> String {
     let Bytes(bytes) = bytes;
     let units = [("GiB", 30_u32), ("MiB", 20), ("KiB", 10)];
-    let exact = units
-        .iter()
-        .find(|(_, bits)| bytes != 0 && bytes.trailing_zeros() >= *bits);
-    exact.map_or_else(
-        || bytes.to_string(),
-        |(unit, bits)| format!("\"{}{unit}\"", bytes >> bits),
-    )
+    let exact = units.iter().find(|(_, bits)| bytes != 0 && bytes.trailing_zeros() >= *bits);
+    exact.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("\"{}{unit}\"", bytes >> bits))
 }
 
 /// Bytes, whatever the width of the number that counts them.
@@ -279,12 +250,7 @@ impl From<usize> for Bytes {
 pub(super) fn percent(value: Value<'_>) -> Result<f64, Fault> {
     let wanted = "a percentage from \"0%\" to \"50%\", such as \"10%\"";
     let text = value.text(wanted)?;
-    let problem = || {
-        Fault::new(
-            format!("{text:?} is no such part"),
-            format!("write {wanted}"),
-        )
-    };
+    let problem = || Fault::new(format!("{text:?} is no such part"), format!("write {wanted}"));
     let number = text.strip_suffix('%').ok_or_else(problem)?;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -292,11 +258,7 @@ pub(super) fn percent(value: Value<'_>) -> Result<f64, Fault> {
         return Err(problem());
     }
     // Counted in hundredths of a percent, so that every value that can be read is shown exactly.
-    let whole: u16 = whole
-        .parse()
-        .ok()
-        .filter(|whole| *whole <= 50)
-        .ok_or_else(problem)?;
+    let whole: u16 = whole.parse().ok().filter(|whole| *whole <= 50).ok_or_else(problem)?;
     let decimals: u16 = format!("{decimals:0<2}").parse().unwrap_or_default();
     let hundredths = whole.saturating_mul(100).saturating_add(decimals);
     if hundredths > 5000 {
@@ -323,10 +285,7 @@ pub(super) fn list<T: PartialEq>(
             match item(given) {
                 Ok(item) if items.contains(&item) => {
                     let shown = given.as_text().unwrap_or_default();
-                    faults.push(Fault::new(
-                        format!("{shown:?} stands twice"),
-                        "keep one of them",
-                    ));
+                    faults.push(Fault::new(format!("{shown:?} stands twice"), "keep one of them"));
                 }
                 Ok(item) => items.push(item),
                 Err(fault) => faults.push(fault),
@@ -352,10 +311,9 @@ pub(super) fn filled<T>(
 
 fn parts(value: Value<'_>) -> Vec<Value<'_>> {
     match value {
-        Value::Toml(DeValue::Array(items)) => items
-            .iter()
-            .map(|item| Value::Toml(item.get_ref()))
-            .collect(),
+        Value::Toml(DeValue::Array(items)) => {
+            items.iter().map(|item| Value::Toml(item.get_ref())).collect()
+        }
         Value::Env(text) if text.trim().is_empty() => Vec::new(),
         Value::Env(text) => text.split(',').map(Value::Env).collect(),
         Value::Toml(_) => vec![value],
@@ -374,9 +332,7 @@ pub(super) fn quote(text: &str) -> String {
 
 /// A number and the unit behind it.
 fn split_unit(text: &str) -> Option<(u64, &str)> {
-    let digits = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     Some((number.parse().ok()?, unit.trim_start()))
 }

@@ -95,27 +95,16 @@ impl<'a> Walk<'a> {
             return;
         }
         let problem = error.message();
-        if !CONTAINED
-            .iter()
-            .any(|contained| problem.starts_with(contained))
-        {
+        if !CONTAINED.iter().any(|contained| problem.starts_with(contained)) {
             self.lost = Some(self.lost.map_or(line, |lost| lost.min(line)));
         }
         let fault = match self.text.get(span) {
             Some(key) if problem == "duplicate key" => {
                 Fault::new(format!("{key:?} is given twice"), "keep one of the two")
             }
-            _ => Fault::new(
-                problem,
-                "write key = value, with text, durations and sizes in quotes",
-            ),
+            _ => Fault::new(problem, "write key = value, with text, durations and sizes in quotes"),
         };
-        self.errors.push(ConfigError::new(
-            self.file,
-            &Place::Line(line),
-            String::new(),
-            fault,
-        ));
+        self.errors.push(ConfigError::new(self.file, &Place::Line(line), String::new(), fault));
     }
 
     /// Whether a key has a mistake.
@@ -135,8 +124,7 @@ impl<'a> Walk<'a> {
             Place::Variable(_) => false,
         };
         if !guess {
-            self.errors
-                .push(ConfigError::new(self.file, place, key.to_owned(), fault));
+            self.errors.push(ConfigError::new(self.file, place, key.to_owned(), fault));
         }
     }
 
@@ -145,11 +133,7 @@ impl<'a> Walk<'a> {
         if self.lost.is_some() {
             self.failed.insert(key.to_owned());
         } else {
-            self.fault(
-                key,
-                place,
-                Fault::new("is missing", format!("add {example}")),
-            );
+            self.fault(key, place, Fault::new("is missing", format!("add {example}")));
         }
     }
 
@@ -163,8 +147,7 @@ impl<'a> Walk<'a> {
     /// Something doubtful, told at the first of the keys that is set.
     pub(super) fn warn(&mut self, keys: &[impl AsRef<str>], fault: Fault) {
         if let Some((key, place)) = self.blame(keys) {
-            self.warnings
-                .push(Warning(ConfigError::new(self.file, &place, key, fault)));
+            self.warnings.push(Warning(ConfigError::new(self.file, &place, key, fault)));
         }
     }
 
@@ -188,20 +171,17 @@ impl<'a> Walk<'a> {
         if self.errors.is_empty() {
             return Ok(self.warnings);
         }
-        self.errors
-            .sort_by_key(|error| error.line().unwrap_or(usize::MAX));
+        self.errors.sort_by_key(|error| error.line().unwrap_or(usize::MAX));
         Err(ConfigErrors(self.errors))
     }
 
     fn explain(&self, unknown: &Unknown) -> Fault {
-        let Unknown {
-            section, key, here, ..
-        } = unknown;
+        let Unknown { section, key, here, .. } = unknown;
         let what = if section.is_empty() { "section" } else { "key" };
-        let remedy = if let Some(name) = here.iter().find(|name| {
-            key.strip_prefix(**name)
-                .is_some_and(|rest| rest.starts_with('.'))
-        }) {
+        let remedy = if let Some(name) = here
+            .iter()
+            .find(|name| key.strip_prefix(**name).is_some_and(|rest| rest.starts_with('.')))
+        {
             format!("give {name} as a whole, written as in the file")
         } else if let Some(elsewhere) = self.elsewhere(key) {
             format!("it belongs in [{elsewhere}]")
@@ -216,34 +196,21 @@ impl<'a> Walk<'a> {
     /// The section in which a key of that name can stand.
     fn elsewhere(&self, key: &str) -> Option<&str> {
         let fits = |known: &&String| known.rsplit_once('.').is_some_and(|(_, last)| last == key);
-        let known = self
-            .known
-            .iter()
-            .filter(|known| !known.starts_with("routes["));
-        known
-            .filter(fits)
-            .find_map(|known| Some(known.rsplit_once('.')?.0))
+        let known = self.known.iter().filter(|known| !known.starts_with("routes["));
+        known.filter(fits).find_map(|known| Some(known.rsplit_once('.')?.0))
     }
 
     /// The keys that were asked for and are not set in the file.
     #[cfg(test)]
     pub(super) fn unset(&self) -> Vec<&str> {
         let set = |key: &str| matches!(self.places.get(key), Some(Place::Line(_)));
-        self.known
-            .iter()
-            .map(String::as_str)
-            .filter(|key| !set(key))
-            .collect()
+        self.known.iter().map(String::as_str).filter(|key| !set(key)).collect()
     }
 }
 
 /// The whole name of a key.
 pub(super) fn join(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{section}.{key}")
-    }
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
 /// The ways to be no TOML that end with their line, as the parser words them. With any other, fewer

@@ -59,26 +59,18 @@ impl Client {
     /// Makes one request.
     pub(super) async fn send(&self, ask: Ask) -> Result<Seen, DemoError> {
         let url = ask.url.clone();
-        let silent = |why: String| DemoError::Silent {
-            url: url.clone(),
-            why,
-        };
+        let silent = |why: String| DemoError::Silent { url: url.clone(), why };
         let request = ask.request().map_err(|error| silent(error.to_string()))?;
         let started = self.clock.mono();
         let exchange = async {
-            let reply = self
-                .http
-                .request(request)
-                .await
-                .map_err(|error| error.to_string())?;
+            let reply = self.http.request(request).await.map_err(|error| error.to_string())?;
             let (head, body) = reply.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok((head, body.to_bytes()))
         };
         let answered = timeout(PATIENCE, exchange).await;
-        let (head, body) = answered
-            .map_err(|_late| silent("not in time".to_owned()))?
-            .map_err(silent)?;
+        let (head, body) =
+            answered.map_err(|_late| silent("not in time".to_owned()))?.map_err(silent)?;
         Ok(Seen {
             status: head.status,
             fields: head.headers,
@@ -110,38 +102,22 @@ impl Client {
 impl Ask {
     /// A `GET` without a token.
     pub(super) fn get(url: String) -> Self {
-        Self {
-            method: Method::GET,
-            url,
-            token: None,
-            etag: None,
-            json: None,
-        }
+        Self { method: Method::GET, url, token: None, etag: None, json: None }
     }
 
     /// A `POST`.
     pub(super) fn post(url: String, json: Option<&'static str>) -> Self {
-        Self {
-            method: Method::POST,
-            json,
-            ..Self::get(url)
-        }
+        Self { method: Method::POST, json, ..Self::get(url) }
     }
 
     /// With a token.
     pub(super) fn by(self, token: &'static str) -> Self {
-        Self {
-            token: Some(token),
-            ..self
-        }
+        Self { token: Some(token), ..self }
     }
 
     /// Unless the content still has this entity tag (RFC 9110 §13.1.2).
     pub(super) fn unless(self, etag: &str) -> Self {
-        Self {
-            etag: Some(etag.to_owned()),
-            ..self
-        }
+        Self { etag: Some(etag.to_owned()), ..self }
     }
 
     /// The words of the same in a shell, the address last.
@@ -151,11 +127,7 @@ impl Ask {
             words.push(format!("-X {}", self.method));
         }
         words.extend(self.bearer());
-        words.extend(
-            self.etag
-                .as_ref()
-                .map(|etag| format!("-H 'If-None-Match: {etag}'")),
-        );
+        words.extend(self.etag.as_ref().map(|etag| format!("-H 'If-None-Match: {etag}'")));
         if let Some(json) = self.json {
             words.push("-H 'Content-Type: application/json'".to_owned());
             words.push(format!("-d '{json}'"));
@@ -167,9 +139,7 @@ impl Ask {
     /// The same for many at once: `keep` is what curl tells of each reply, `filter` what of that counts.
     /// The fragment only makes curl repeat itself, it is not sent.
     pub(super) fn curls(&self, times: usize, keep: &str, filter: &str) -> Vec<String> {
-        let mut words = vec![format!(
-            "curl -sZ --parallel-immediate --parallel-max {times}"
-        )];
+        let mut words = vec![format!("curl -sZ --parallel-immediate --parallel-max {times}")];
         words.extend(self.bearer());
         words.push(format!("-o /dev/null {keep}"));
         words.push(format!("'{}#[1-{times}]'", self.url));

@@ -62,12 +62,7 @@ pub async fn run<W: Write>(
 ) -> Result<(), DemoError> {
     let mut until = pin!(until);
     let stage = Stage::open(options)?;
-    let mut tour = Tour::new(
-        Page::new(out),
-        Client::new(),
-        stage.sample.clone(),
-        stage.addresses,
-    );
+    let mut tour = Tour::new(Page::new(out), Client::new(), stage.sample.clone(), stage.addresses);
     let given = tokio::select! {
         given = tour.give(options.latency) => given,
         // Interrupted: what was not shown can't have gone wrong.
@@ -134,24 +129,14 @@ impl Stage {
         // The log goes nowhere: what there is to see stands on the page.
         let lines = Lines::to(io::sink()).map_err(DemoError::Machine)?;
         // Chance without entropy is enough here: it makes request ids and jitter, no secrets.
-        let setting = Setting {
-            lines,
-            clock,
-            dice: Dice::seeded(1),
-        };
+        let setting = Setting { lines, clock, dice: Dice::seeded(1) };
         let server = Server::start(&config(address), setting)?;
         let addresses = Addresses {
             gateway: only(server.addresses().first().copied().map(Ok))?,
             admin: only(server.admin_address().map(Ok))?,
             sample: address,
         };
-        Ok(Self {
-            sample,
-            serving,
-            shutdown,
-            server,
-            addresses,
-        })
+        Ok(Self { sample, serving, shutdown, server, addresses })
     }
 
     /// Ends both in order; what the tour found is the result.
@@ -173,9 +158,7 @@ fn config(sample: SocketAddr) -> Config {
     config.listen.address = vec![ANY_PORT];
     config.admin.address = Some(ANY_PORT);
     config.log.access = AccessLog::Off;
-    let url: Uri = format!("http://{sample}")
-        .parse()
-        .expect("a socket address is an authority");
+    let url: Uri = format!("http://{sample}").parse().expect("a socket address is an authority");
     for upstream in config.upstreams.values_mut() {
         upstream.url = url.clone();
     }
@@ -195,19 +178,13 @@ fn only(address: Option<io::Result<SocketAddr>>) -> Result<SocketAddr, DemoError
 /// `50ms` or `1s`, up to what the gateway waits for.
 fn latency(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
-    let number = number
-        .parse()
-        .map_err(|_not_a_number| HOW_LATENCY.to_owned())?;
+    let number = number.parse().map_err(|_not_a_number| HOW_LATENCY.to_owned())?;
     let latency = match unit {
         "ms" => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
         _ => return Err(HOW_LATENCY.to_owned()),
     };
-    if latency > MOST_LATENCY {
-        Err(HOW_LATENCY.to_owned())
-    } else {
-        Ok(latency)
-    }
+    if latency > MOST_LATENCY { Err(HOW_LATENCY.to_owned()) } else { Ok(latency) }
 }
 
 const HOW_LATENCY: &str = "write a whole number and its unit, such as 50ms or 1s; at most 5s";
@@ -219,10 +196,7 @@ const MOST_LATENCY: Duration = Duration::from_secs(5);
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// On one route, so that its limit is soon reached and nobody is in the way of the others.
-const LOW_RATE: Rate = Rate {
-    per_second: 5,
-    burst: 10,
-};
+const LOW_RATE: Rate = Rate { per_second: 5, burst: 10 };
 
 /// Longest wait for the sample's last connections.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -18,12 +18,7 @@ pub(super) struct Page<'a, W> {
 impl<'a, W: Write> Page<'a, W> {
     /// An empty page.
     pub(super) fn new(out: &'a mut W) -> Self {
-        Self {
-            out,
-            steps: 0,
-            checks: 0,
-            unexpected: 0,
-        }
+        Self { out, steps: 0, checks: 0, unexpected: 0 }
     }
 
     /// A line of its own.
@@ -73,15 +68,9 @@ impl<'a, W: Write> Page<'a, W> {
 
     /// Those of a reply's fields that it has, as received.
     pub(super) fn fields(&mut self, seen: &Seen, names: &[&str]) -> io::Result<()> {
-        let there = names
-            .iter()
-            .filter_map(|name| Some(format!("{name}: {}", seen.field(name)?)));
+        let there = names.iter().filter_map(|name| Some(format!("{name}: {}", seen.field(name)?)));
         let line = there.collect::<Vec<_>>().join("   ");
-        if line.is_empty() {
-            Ok(())
-        } else {
-            self.note(&format!("     {line}"))
-        }
+        if line.is_empty() { Ok(()) } else { self.note(&format!("     {line}")) }
     }
 
     /// Says so when something is not as it should be.
@@ -91,9 +80,7 @@ impl<'a, W: Write> Page<'a, W> {
             return Ok(());
         }
         self.unexpected += 1;
-        self.note(&format!(
-            "UNEXPECTED: {claim}, but that is not what was seen"
-        ))
+        self.note(&format!("UNEXPECTED: {claim}, but that is not what was seen"))
     }
 
     /// How many checks were made.
@@ -115,11 +102,7 @@ impl<'a, W: Write> Page<'a, W> {
 /// In milliseconds, with a digit after the point as long as it says something.
 pub(super) fn time(took: Duration) -> String {
     let millis = took.as_secs_f64() * 1_000.0;
-    if millis < 99.95 {
-        format!("{millis:.1} ms")
-    } else {
-        format!("{millis:.0} ms")
-    }
+    if millis < 99.95 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") }
 }
 
 fn columns(text: &str) -> usize {

@@ -146,10 +146,7 @@ impl Sample {
             .enumerate()
             .map(|(place, title)| object(Spot { unit, place }, title))
             .collect();
-        let mut response = answer(
-            StatusCode::OK,
-            format!("{{\"data\":[{}]}}", objects.join(",")),
-        );
+        let mut response = answer(StatusCode::OK, format!("{{\"data\":[{}]}}", objects.join(",")));
         if unit + 1 == units.len() {
             response.headers_mut().insert(CACHE_CONTROL, SHORT_LIFE);
         }
@@ -177,16 +174,7 @@ impl Sample {
         }
         let title = title_of(body).unwrap_or("Calcom");
         titles.push(title.to_owned());
-        answer(
-            StatusCode::CREATED,
-            object(
-                Spot {
-                    unit,
-                    place: titles.len() - 1,
-                },
-                title,
-            ),
-        )
+        answer(StatusCode::CREATED, object(Spot { unit, place: titles.len() - 1 }, title))
     }
 
     fn change(&self, id: &str, body: &Value) -> Response<Full<Bytes>> {
@@ -215,16 +203,8 @@ impl Handler for Sample {
 fn object(spot: Spot, title: &str) -> String {
     let (unit, number) = (unit_id(spot.unit), spot.place + 1);
     let open = spot.unit % 3 == 2;
-    let (key, pasted) = if open {
-        keys(&unit, number)
-    } else {
-        (MASK.to_owned(), String::new())
-    };
-    let pasted = if open {
-        format!(" The key is {pasted}.")
-    } else {
-        pasted
-    };
+    let (key, pasted) = if open { keys(&unit, number) } else { (MASK.to_owned(), String::new()) };
+    let pasted = if open { format!(" The key is {pasted}.") } else { pasted };
     let (title, masked) = (Value::from(title), !open);
     format!(
         "{{\"id\":\"{unit}-{number}\",\"botId\":null,\"unitId\":\"{unit}\",\"title\":{title},\
@@ -242,10 +222,7 @@ fn keys(unit: &str, number: usize) -> (String, String) {
         let hash = blake3::hash(format!("{unit} {number} {use_}").as_bytes()).to_hex();
         hash.chars().take(32).collect::<String>()
     };
-    (
-        format!("cal_live_{}", letters("apiKey")),
-        format!("cal_{}", letters("prompt")),
-    )
+    (format!("cal_live_{}", letters("apiKey")), format!("cal_{}", letters("prompt")))
 }
 
 /// `unit-001` is the unit at 0.
@@ -254,21 +231,14 @@ pub(super) fn unit_id(unit: usize) -> String {
 }
 
 fn unit_of(id: &str) -> Option<usize> {
-    let unit = id
-        .strip_prefix("unit-")?
-        .parse::<usize>()
-        .ok()?
-        .checked_sub(1)?;
+    let unit = id.strip_prefix("unit-")?.parse::<usize>().ok()?.checked_sub(1)?;
     (unit_id(unit) == id).then_some(unit)
 }
 
 fn spot_of(id: &str) -> Option<Spot> {
     let (unit, number) = id.rsplit_once('-')?;
     let place = number.parse::<usize>().ok()?.checked_sub(1)?;
-    Some(Spot {
-        unit: unit_of(unit)?,
-        place,
-    })
+    Some(Spot { unit: unit_of(unit)?, place })
 }
 
 fn title_of(body: &Value) -> Option<&str> {
@@ -278,9 +248,7 @@ fn title_of(body: &Value) -> Option<&str> {
 /// A body as JSON; `null` if it is none, or too large.
 async fn read(request: Request<Incoming>) -> Value {
     let body = Limited::new(request.into_body(), MOST_BODY).collect().await;
-    body.ok()
-        .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok())
-        .unwrap_or_default()
+    body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok()).unwrap_or_default()
 }
 
 fn message(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

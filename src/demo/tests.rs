@@ -3,11 +3,7 @@ use std::future::{pending, ready};
 use super::*;
 
 fn quick() -> Options {
-    Options {
-        latency: Duration::from_millis(5),
-        units: 10,
-        once: true,
-    }
+    Options { latency: Duration::from_millis(5), units: 10, once: true }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,10 +11,7 @@ async fn the_tour_shows_every_step_as_it_should_and_no_key() {
     let mut out = Vec::new();
     let result = run(&quick(), &mut out, pending()).await;
     let page = String::from_utf8(out).unwrap();
-    assert!(
-        result.is_ok() && !page.contains("UNEXPECTED"),
-        "{result:?}\n{page}"
-    );
+    assert!(result.is_ok() && !page.contains("UNEXPECTED"), "{result:?}\n{page}");
     for word in [
         "DEMO",
         "fwd=uri-miss",
@@ -65,17 +58,8 @@ async fn a_reader_who_went_away_ends_the_demo() {
 fn a_demo_reaches_loopback_only() {
     let config = config(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)));
     let listens = config.listen.address.iter().chain(&config.admin.address);
-    assert!(
-        listens
-            .into_iter()
-            .all(|address| address.ip().is_loopback())
-    );
-    assert!(
-        config
-            .upstreams
-            .values()
-            .all(|upstream| upstream.url == "http://127.0.0.1:4711")
-    );
+    assert!(listens.into_iter().all(|address| address.ip().is_loopback()));
+    assert!(config.upstreams.values().all(|upstream| upstream.url == "http://127.0.0.1:4711"));
 }
 
 #[test]

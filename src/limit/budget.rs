@@ -58,9 +58,7 @@ impl<K: Key> Budget<K> {
         match self.limiter.check_key(visit) {
             Ok(seen) => {
                 let remaining = seen.remaining_burst_capacity();
-                let refill = self
-                    .interval
-                    .saturating_mul(self.limit.saturating_sub(remaining));
+                let refill = self.interval.saturating_mul(self.limit.saturating_sub(remaining));
                 Ok(self.quota(remaining, seconds(refill)))
             }
             Err(until) => {
@@ -71,12 +69,7 @@ impl<K: Key> Budget<K> {
     }
 
     fn quota(&self, remaining: u32, reset: u64) -> Quota {
-        Quota {
-            limit: self.limit,
-            window: self.window,
-            remaining,
-            reset,
-        }
+        Quota { limit: self.limit, window: self.window, remaining, reset }
     }
 }
 
@@ -113,9 +106,7 @@ impl governor::clock::Clock for Ticks {
 
 /// Whole seconds, rounded up.
 fn seconds(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 const NANOS_PER_SECOND: u32 = 1_000_000_000;

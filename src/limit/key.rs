@@ -21,21 +21,13 @@ pub(super) struct CallerKey {
 impl CallerKey {
     /// `route` is 0 where all routes count together.
     pub(super) fn new(caller: CallerId, route: usize) -> Self {
-        Self {
-            caller,
-            route: u32::try_from(route).unwrap_or(u32::MAX),
-        }
+        Self { caller, route: u32::try_from(route).unwrap_or(u32::MAX) }
     }
 }
 
 impl Hash for CallerKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let head = self
-            .caller
-            .as_bytes()
-            .first_chunk()
-            .copied()
-            .unwrap_or_default();
+        let head = self.caller.as_bytes().first_chunk().copied().unwrap_or_default();
         state.write_u64(u64::from_ne_bytes(head));
         state.write_u32(self.route);
     }

@@ -30,21 +30,14 @@ impl Lane {
     /// `in_flight` permits (at least one), each waited for no longer than `wait`.
     pub(super) fn new(in_flight: usize, wait: Duration) -> Self {
         let permits = in_flight.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            permits: Arc::new(Semaphore::new(permits)),
-            wait,
-        }
+        Self { permits: Arc::new(Semaphore::new(permits)), wait }
     }
 
     /// A permit, or `None` when none came free in time. Who waits is served in order of arrival.
     pub(super) async fn enter(&self) -> Option<LanePermit> {
         let permits = Arc::clone(&self.permits);
         // The semaphore is never closed, so the inner error does not occur.
-        timeout(self.wait, permits.acquire_owned())
-            .await
-            .ok()?
-            .ok()
-            .map(LanePermit)
+        timeout(self.wait, permits.acquire_owned()).await.ok()?.ok().map(LanePermit)
     }
 }
 
@@ -62,12 +55,7 @@ impl Known {
     pub(super) fn new(cap: usize) -> Self {
         let cap = u64::try_from(cap).unwrap_or(u64::MAX);
         // By the default policy a newcomer has to be asked for often before it is kept.
-        Self(
-            Cache::builder()
-                .max_capacity(cap)
-                .eviction_policy(EvictionPolicy::lru())
-                .build(),
-        )
+        Self(Cache::builder().max_capacity(cap).eviction_policy(EvictionPolicy::lru()).build())
     }
 
     /// Whether the caller is known; that counts as a use of it.

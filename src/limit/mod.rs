@@ -72,13 +72,8 @@ impl Limits {
             upstream: config
                 .caller_upstream
                 .map(|rate| Budget::new(rate, Arc::clone(&upstreams), clock.clone())),
-            peer: config
-                .peer
-                .map(|rate| Budget::new(rate, Arc::clone(&peers), clock)),
-            lane: config
-                .lane
-                .as_ref()
-                .map(|lane| Lane::new(lane.in_flight, lane.wait)),
+            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(&peers), clock)),
+            lane: config.lane.as_ref().map(|lane| Lane::new(lane.in_flight, lane.wait)),
             callers,
             upstreams,
             peers,
@@ -116,11 +111,7 @@ impl Limits {
     /// # Errors
     /// When the bucket is empty.
     pub fn admit(&self, caller: &CallerId, route: usize) -> Result<Option<Quota>, Throttled> {
-        let budget = self
-            .routes
-            .get(route)
-            .and_then(Option::as_ref)
-            .or(self.caller.as_ref());
+        let budget = self.routes.get(route).and_then(Option::as_ref).or(self.caller.as_ref());
         budget
             .map(|budget| budget.take(CallerKey::new(*caller, route)))
             .transpose()
@@ -135,10 +126,7 @@ impl Limits {
         let Some(budget) = &self.upstream else {
             return Ok(());
         };
-        budget
-            .take(CallerKey::new(*caller, 0))
-            .map(drop)
-            .map_err(refused_by(Limiter::Upstream))
+        budget.take(CallerKey::new(*caller, 0)).map(drop).map_err(refused_by(Limiter::Upstream))
     }
 
     /// A place upstream for the time of an exchange: at once and without a permit for a known
@@ -198,11 +186,7 @@ pub struct Throttled {
 
 impl Throttled {
     fn new(by: Limiter, retry_after: u64, quota: Option<Quota>) -> Self {
-        Self {
-            by,
-            retry_after,
-            quota,
-        }
+        Self { by, retry_after, quota }
     }
 }
 

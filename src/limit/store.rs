@@ -60,10 +60,7 @@ impl<K: Key> Buckets<K> {
 
     /// Keys held.
     pub(super) fn len(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().tats.len())
-            .sum()
+        self.shards.iter().map(|shard| shard.lock().tats.len()).sum()
     }
 
     fn shard(&self, key: &K) -> &Mutex<Shard<K>> {
@@ -99,11 +96,7 @@ pub(super) struct Ledger<K: Key> {
 impl<K: Key> Ledger<K> {
     /// `interval` is what one request costs: the time after which the bucket has it back.
     pub(super) fn new(buckets: Arc<Buckets<K>>, interval: Nanos) -> Self {
-        Self {
-            buckets,
-            interval,
-            overflow: Mutex::default(),
-        }
+        Self { buckets, interval, overflow: Mutex::default() }
     }
 }
 
@@ -203,10 +196,7 @@ impl<K: Key> Shard<K> {
 
 impl<K: Key> Default for Shard<K> {
     fn default() -> Self {
-        Self {
-            tats: HashMap::default(),
-            queue: BinaryHeap::new(),
-        }
+        Self { tats: HashMap::default(), queue: BinaryHeap::new() }
     }
 }
 

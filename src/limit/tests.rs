@@ -26,11 +26,7 @@ fn a_burst_passes_and_then_the_rate() {
     clock.advance(Duration::from_millis(300));
     assert_eq!(admitted(&limits, 1, 0, 20), 3);
     clock.advance(Duration::from_hours(1));
-    assert_eq!(
-        admitted(&limits, 1, 0, 20),
-        5,
-        "rest saves up no more than the burst"
-    );
+    assert_eq!(admitted(&limits, 1, 0, 20), 5, "rest saves up no more than the burst");
 }
 
 #[test]
@@ -46,40 +42,22 @@ fn each_caller_and_each_route_has_a_bucket_of_its_own() {
 #[test]
 fn the_rate_of_a_route_replaces_the_callers_there() {
     for everywhere in [Some(rate(1, 3)), None] {
-        let config = config::Limits {
-            caller: everywhere,
-            ..all_off()
-        };
+        let config = config::Limits { caller: everywhere, ..all_off() };
         let limits = Limits::new(&config, &[None, Some(rate(1, 7))], still());
         assert_eq!(admitted(&limits, 1, 1, 9), 7);
-        assert_eq!(
-            admitted(&limits, 1, 0, 9),
-            if everywhere.is_some() { 3 } else { 9 }
-        );
-        assert_eq!(
-            admitted(&limits, 1, 2, 9),
-            if everywhere.is_some() { 3 } else { 9 }
-        );
+        assert_eq!(admitted(&limits, 1, 0, 9), if everywhere.is_some() { 3 } else { 9 });
+        assert_eq!(admitted(&limits, 1, 2, 9), if everywhere.is_some() { 3 } else { 9 });
     }
 }
 
 #[test]
 fn the_quota_tells_what_is_left_and_when_it_is_whole_again() {
     let (limits, clock) = callers_at(2, 5);
-    let left = |remaining, reset| Quota {
-        limit: 5,
-        window: 3,
-        remaining,
-        reset,
-    };
+    let left = |remaining, reset| Quota { limit: 5, window: 3, remaining, reset };
     for quota in [left(4, 1), left(3, 1), left(2, 2), left(1, 2), left(0, 3)] {
         assert_eq!(admit(&limits, 1), Ok(Some(quota)));
     }
-    let refusal = Throttled {
-        by: Limiter::Caller,
-        retry_after: 1,
-        quota: Some(left(0, 1)),
-    };
+    let refusal = Throttled { by: Limiter::Caller, retry_after: 1, quota: Some(left(0, 1)) };
     assert_eq!(admit(&limits, 1), Err(refusal));
     clock.advance(Duration::from_millis(500));
     assert_eq!(admit(&limits, 1), Ok(Some(left(0, 3))));
@@ -95,39 +73,26 @@ fn a_window_is_at_least_a_second() {
 
 #[test]
 fn rates_beyond_what_a_clock_can_tell_apart_saturate() {
-    for (per_second, burst) in [
-        (u32::MAX, u32::MAX),
-        (1, u32::MAX),
-        (u32::MAX, 1),
-        (0, 0),
-        (1_000_000_001, 2),
-    ] {
+    for (per_second, burst) in
+        [(u32::MAX, u32::MAX), (1, u32::MAX), (u32::MAX, 1), (0, 0), (1_000_000_001, 2)]
+    {
         let (limits, clock) = callers_at(per_second, burst);
         assert!(admit(&limits, 1).is_ok());
         clock.advance(Duration::MAX);
-        assert!(
-            admit(&limits, 1).is_ok(),
-            "{per_second}/s, burst {burst}, centuries later"
-        );
+        assert!(admit(&limits, 1).is_ok(), "{per_second}/s, burst {burst}, centuries later");
     }
 }
 
 #[test]
 fn what_goes_upstream_has_a_budget_of_its_own() {
-    let config = config::Limits {
-        caller: Some(rate(1, 9)),
-        caller_upstream: Some(rate(1, 2)),
-        ..all_off()
-    };
+    let config =
+        config::Limits { caller: Some(rate(1, 9)), caller_upstream: Some(rate(1, 2)), ..all_off() };
     let limits = Limits::new(&config, &[], still());
     let upstream = || limits.admit_upstream(&caller(1));
     assert_eq!((upstream(), upstream()), (Ok(()), Ok(())));
     let refusal = upstream().unwrap_err();
     assert_eq!((refusal.by, refusal.retry_after), (Limiter::Upstream, 1));
-    assert_eq!(
-        refusal.quota.map(|quota| (quota.limit, quota.remaining)),
-        Some((2, 0))
-    );
+    assert_eq!(refusal.quota.map(|quota| (quota.limit, quota.remaining)), Some((2, 0)));
     assert_eq!(admitted(&limits, 1, 0, 20), 9);
     assert_eq!(limits.admit_upstream(&caller(2)), Ok(()));
 }
@@ -141,18 +106,10 @@ fn a_limiter_that_is_off_neither_counts_nor_remembers() {
         assert_eq!(limits.admit_upstream(&caller(n)), Ok(()));
         limits.charge_peer(peer);
         assert_eq!(limits.admit_peer(peer), Ok(()));
-        assert!(
-            at_once(limits.enter_lane(&caller(n)))
-                .unwrap()
-                .unwrap()
-                .is_none()
-        );
+        assert!(at_once(limits.enter_lane(&caller(n))).unwrap().unwrap().is_none());
     }
     let sizes = limits.sizes();
-    assert_eq!(
-        (sizes.callers, sizes.upstream, sizes.peers, sizes.known),
-        (0, 0, 0, 0)
-    );
+    assert_eq!((sizes.callers, sizes.upstream, sizes.peers, sizes.known), (0, 0, 0, 0));
 }
 
 #[test]
@@ -169,11 +126,7 @@ fn threads_that_share_a_bucket_get_no_more_than_is_in_it() {
 
 #[test]
 fn a_million_bogus_tokens_stay_within_the_cap_and_reset_nobody() {
-    let config = config::Limits {
-        caller: Some(rate(1, 3)),
-        keys: 5000,
-        ..all_off()
-    };
+    let config = config::Limits { caller: Some(rate(1, 3)), keys: 5000, ..all_off() };
     let limits = Limits::new(&config, &[], still());
     assert_eq!(admitted(&limits, 0, 0, 9), 3);
     for bogus in 1..=1_000_000 {
@@ -186,11 +139,7 @@ fn a_million_bogus_tokens_stay_within_the_cap_and_reset_nobody() {
 
 #[test]
 fn a_flood_that_lasts_lets_a_caller_have_its_rate_and_no_more() {
-    let config = config::Limits {
-        caller: Some(rate(100, 10)),
-        keys: 300,
-        ..all_off()
-    };
+    let config = config::Limits { caller: Some(rate(100, 10)), keys: 300, ..all_off() };
     let (limits, clock) = steered(&config);
     limits.accepted(&caller(0));
     let mut passed = admitted(&limits, 0, 0, 99);
@@ -205,108 +154,62 @@ fn a_flood_that_lasts_lets_a_caller_have_its_rate_and_no_more() {
 
 #[test]
 fn a_known_caller_finds_room_among_strangers_in_debt() {
-    let config = config::Limits {
-        caller: Some(rate(1, 3)),
-        keys: 100,
-        ..all_off()
-    };
+    let config = config::Limits { caller: Some(rate(1, 3)), keys: 100, ..all_off() };
     let limits = Limits::new(&config, &[], still());
     limits.accepted(&caller(0));
     for bogus in 1..=10_000 {
         limits.admit(&caller(bogus), 0).ok();
     }
-    assert_eq!(
-        admit(&limits, 10_001).map_err(|refusal| refusal.by),
-        Err(Limiter::Caller)
-    );
-    assert_eq!(
-        limits.sizes().callers,
-        75,
-        "strangers leave a quarter of the room"
-    );
+    assert_eq!(admit(&limits, 10_001).map_err(|refusal| refusal.by), Err(Limiter::Caller));
+    assert_eq!(limits.sizes().callers, 75, "strangers leave a quarter of the room");
     assert_eq!(admitted(&limits, 0, 0, 9), 3);
     assert_eq!(limits.sizes().callers, 76);
 }
 
 #[test]
 fn newcomers_who_find_only_debtors_share_one_bucket_until_a_debt_is_paid() {
-    let config = config::Limits {
-        caller: Some(rate(1, 2)),
-        keys: 4,
-        ..all_off()
-    };
+    let config = config::Limits { caller: Some(rate(1, 2)), keys: 4, ..all_off() };
     let (limits, clock) = steered(&config);
     for debtor in 0..3 {
         assert_eq!(admitted(&limits, debtor, 0, 9), 2);
     }
-    let shared: usize = (10..20)
-        .map(|newcomer| admitted(&limits, newcomer, 0, 1))
-        .sum();
+    let shared: usize = (10..20).map(|newcomer| admitted(&limits, newcomer, 0, 1)).sum();
     assert_eq!(shared, 2, "limited together");
     clock.advance(Duration::from_secs(1));
     assert_eq!(admitted(&limits, 20, 0, 9), 1, "not locked out for good");
     clock.advance(Duration::from_secs(1));
-    assert_eq!(
-        admitted(&limits, 21, 0, 9),
-        2,
-        "a bucket of its own, in the place of a full one"
-    );
+    assert_eq!(admitted(&limits, 21, 0, 9), 2, "a bucket of its own, in the place of a full one");
     assert_eq!(limits.sizes().callers, 3);
 }
 
 #[test]
 fn only_full_buckets_make_room() {
-    let config = config::Limits {
-        caller: Some(rate(1, 10)),
-        keys: 4,
-        ..all_off()
-    };
+    let config = config::Limits { caller: Some(rate(1, 10)), keys: 4, ..all_off() };
     let (limits, clock) = steered(&config);
     for early in 0..3 {
         assert_eq!(admitted(&limits, early, 0, 1), 1);
     }
-    assert_eq!(
-        admitted(&limits, 1, 0, 99),
-        9,
-        "empty now, though it was queued as nearly full"
-    );
+    assert_eq!(admitted(&limits, 1, 0, 99), 9, "empty now, though it was queued as nearly full");
     clock.advance(Duration::from_secs(2));
     for newcomer in 10..20 {
         assert_eq!(admitted(&limits, newcomer, 0, 1), 1);
     }
-    assert_eq!(
-        admitted(&limits, 1, 0, 99),
-        2,
-        "only what two seconds gave back"
-    );
+    assert_eq!(admitted(&limits, 1, 0, 99), 2, "only what two seconds gave back");
 }
 
 #[test]
 fn routes_with_rates_of_their_own_share_the_cap() {
-    let config = config::Limits {
-        caller: Some(rate(1, 3)),
-        keys: 100,
-        ..all_off()
-    };
-    let limits = Limits::new(
-        &config,
-        &[None, Some(rate(5, 5)), Some(rate(7, 7))],
-        still(),
-    );
+    let config = config::Limits { caller: Some(rate(1, 3)), keys: 100, ..all_off() };
+    let limits = Limits::new(&config, &[None, Some(rate(5, 5)), Some(rate(7, 7))], still());
     for n in 0..3000 {
-        limits
-            .admit(&caller(n), usize::try_from(n % 3).unwrap())
-            .ok();
+        limits.admit(&caller(n), usize::try_from(n % 3).unwrap()).ok();
     }
     assert_eq!(limits.sizes().callers, 75);
 }
 
 #[test]
 fn asking_takes_nothing_from_a_peer_and_charging_does() {
-    let config = config::Limits {
-        peer: Some(rate(1, 3)),
-        ..all_off()
-    };
+    let config = config::Limits { peer: Some(rate(1, 3)), ..all_off() };
     let (limits, clock) = steered(&config);
     let guesser = peer("192.0.2.1");
     for _ in 0..3 {
@@ -315,28 +218,17 @@ fn asking_takes_nothing_from_a_peer_and_charging_does() {
         }
         limits.charge_peer(guesser);
     }
-    let refusal = Throttled {
-        by: Limiter::Peer,
-        retry_after: 1,
-        quota: None,
-    };
+    let refusal = Throttled { by: Limiter::Peer, retry_after: 1, quota: None };
     assert_eq!(limits.admit_peer(guesser), Err(refusal));
     assert_eq!(limits.admit_peer(peer("192.0.2.2")), Ok(()));
     clock.advance(Duration::from_secs(1));
     assert_eq!(limits.admit_peer(guesser), Ok(()));
-    assert_eq!(
-        limits.sizes().peers,
-        1,
-        "who was never charged isn't remembered"
-    );
+    assert_eq!(limits.sizes().peers, 1, "who was never charged isn't remembered");
 }
 
 #[test]
 fn a_peer_is_a_network_however_it_is_written() {
-    let config = config::Limits {
-        peer: Some(rate(1, 1)),
-        ..all_off()
-    };
+    let config = config::Limits { peer: Some(rate(1, 1)), ..all_off() };
     for (charged, asked, same) in [
         ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true),
         ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
@@ -346,26 +238,16 @@ fn a_peer_is_a_network_however_it_is_written() {
     ] {
         let limits = Limits::new(&config, &[], still());
         limits.charge_peer(peer(charged));
-        assert_eq!(
-            limits.admit_peer(peer(asked)).is_err(),
-            same,
-            "{charged} and {asked}"
-        );
+        assert_eq!(limits.admit_peer(peer(asked)).is_err(), same, "{charged} and {asked}");
     }
 }
 
 #[test]
 fn a_million_peers_stay_within_the_cap() {
-    let config = config::Limits {
-        peer: Some(rate(1, 1)),
-        keys: 3000,
-        ..all_off()
-    };
+    let config = config::Limits { peer: Some(rate(1, 1)), keys: 3000, ..all_off() };
     let limits = Limits::new(&config, &[], still());
     for n in 0..1_000_000_u128 {
-        limits.charge_peer(IpAddr::from(
-            (0x2001_0db8_u128 << 96 | n << 64).to_be_bytes(),
-        ));
+        limits.charge_peer(IpAddr::from((0x2001_0db8_u128 << 96 | n << 64).to_be_bytes()));
     }
     assert!(limits.sizes().peers <= 3000);
 }
@@ -375,18 +257,9 @@ async fn the_lane_holds_so_many_and_refuses_the_next_when_its_time_is_up() {
     let limits = lane_of(256, Duration::ZERO);
     let mut inside = Vec::new();
     for n in 0..256 {
-        inside.push(
-            enter(&limits, n)
-                .await
-                .unwrap()
-                .expect("a stranger needs a permit"),
-        );
+        inside.push(enter(&limits, n).await.unwrap().expect("a stranger needs a permit"));
     }
-    let refusal = Throttled {
-        by: Limiter::Lane,
-        retry_after: 1,
-        quota: None,
-    };
+    let refusal = Throttled { by: Limiter::Lane, retry_after: 1, quota: None };
     assert_eq!(enter(&limits, 256).await.unwrap_err(), refusal);
     inside.pop();
     assert!(enter(&limits, 256).await.unwrap().is_some());
@@ -434,21 +307,12 @@ async fn a_waiter_that_leaves_takes_no_place_with_it() {
         drop(inside);
         // Both leave now: one with the place already handed to it, one still in the queue.
     }
-    assert!(
-        at_once(enter(&limits, 4))
-            .expect("the place is free")
-            .unwrap()
-            .is_some()
-    );
+    assert!(at_once(enter(&limits, 4)).expect("the place is free").unwrap().is_some());
 }
 
 #[tokio::test]
 async fn bogus_callers_never_become_known_and_the_known_stay_within_the_cap() {
-    let config = config::Limits {
-        keys: 100,
-        lane: Some(lane(1, Duration::ZERO)),
-        ..all_off()
-    };
+    let config = config::Limits { keys: 100, lane: Some(lane(1, Duration::ZERO)), ..all_off() };
     let limits = Limits::new(&config, &[], still());
     for bogus in 0..1000 {
         assert!(enter(&limits, bogus).await.unwrap().is_some());
@@ -462,11 +326,7 @@ async fn bogus_callers_never_become_known_and_the_known_stay_within_the_cap() {
     }
     assert_eq!(limits.sizes().known, 100);
     for (n, known) in [(0, true), (999, true), (500, false)] {
-        assert_eq!(
-            enter(&limits, n).await.unwrap().is_none(),
-            known,
-            "the ones in use are kept"
-        );
+        assert_eq!(enter(&limits, n).await.unwrap().is_none(), known, "the ones in use are kept");
     }
 }
 
@@ -564,27 +424,18 @@ fn steered(config: &config::Limits) -> (Limits, Clock) {
 }
 
 fn callers_at(per_second: u32, burst: u32) -> (Limits, Clock) {
-    steered(&config::Limits {
-        caller: Some(rate(per_second, burst)),
-        ..all_off()
-    })
+    steered(&config::Limits { caller: Some(rate(per_second, burst)), ..all_off() })
 }
 
 fn lane_of(in_flight: usize, wait: Duration) -> Limits {
-    steered(&config::Limits {
-        lane: Some(lane(in_flight, wait)),
-        ..all_off()
-    })
-    .0
+    steered(&config::Limits { lane: Some(lane(in_flight, wait)), ..all_off() }).0
 }
 
 /// A caller whose digest is spread as a real one is.
 fn caller(n: u64) -> CallerId {
     let mut digest = [0; 32];
     for (at, part) in (1..).zip(digest.chunks_exact_mut(8)) {
-        let word = (n + 1)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(at * 13);
+        let word = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(at * 13);
         part.copy_from_slice(&word.wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes());
     }
     CallerId::from_bytes(digest)
@@ -600,9 +451,7 @@ fn admit(limits: &Limits, n: u64) -> Result<Option<Quota>, Throttled> {
 
 /// How many of so many requests pass.
 fn admitted(limits: &Limits, n: u64, route: usize, requests: usize) -> usize {
-    (0..requests)
-        .filter(|_| limits.admit(&caller(n), route).is_ok())
-        .count()
+    (0..requests).filter(|_| limits.admit(&caller(n), route).is_ok()).count()
 }
 
 async fn enter(limits: &Limits, n: u64) -> Result<Option<LanePermit>, Throttled> {
@@ -612,10 +461,7 @@ async fn enter(limits: &Limits, n: u64) -> Result<Option<LanePermit>, Throttled>
 /// The result of a future that is ready when first polled.
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
-    match future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }

@@ -41,19 +41,11 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
             Err(cause) => return Err(BindError::Address { address, cause }),
         }
     }
-    if sockets.is_empty() {
-        Err(BindError::Nowhere)
-    } else {
-        Ok(sockets)
-    }
+    if sockets.is_empty() { Err(BindError::Nowhere) } else { Ok(sockets) }
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -118,20 +110,11 @@ fn capped(configured: usize, descriptors: Option<usize>) -> (usize, Option<Lower
     let Some(descriptors) = descriptors else {
         return (configured, None);
     };
-    let most = descriptors
-        .saturating_sub((descriptors / 4).max(SPARE))
-        .max(1);
+    let most = descriptors.saturating_sub((descriptors / 4).max(SPARE)).max(1);
     if configured <= most {
         return (configured, None);
     }
-    (
-        most,
-        Some(Lowered {
-            configured,
-            lowered: most,
-            descriptors,
-        }),
-    )
+    (most, Some(Lowered { configured, lowered: most, descriptors }))
 }
 
 /// The soft limit in the text of `/proc/self/limits`; `None` where it is unlimited or not told.
@@ -160,9 +143,7 @@ mod tests {
 
     #[test]
     fn both_families_share_a_port() {
-        let Ok(four) = bind(&["127.0.0.1:0".parse().unwrap()]) else {
-            panic!("no IPv4")
-        };
+        let Ok(four) = bind(&["127.0.0.1:0".parse().unwrap()]) else { panic!("no IPv4") };
         let port = four[0].local_addr().unwrap().port();
         let six = SocketAddr::new("::".parse().unwrap(), port);
         match bind(&[six]) {
@@ -194,10 +175,7 @@ mod tests {
 
     #[test]
     fn only_the_lack_of_ipv6_passes_an_ipv6_address_over() {
-        let (any, one) = (
-            "[::]:80".parse().unwrap(),
-            "[2001:db8::1]:80".parse().unwrap(),
-        );
+        let (any, one) = ("[::]:80".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap());
         let absent = || Error::from_raw_os_error(EAFNOSUPPORT);
         let unavailable = || Error::from(ErrorKind::AddrNotAvailable);
         assert!(lacks_ipv6(any, &absent()) && lacks_ipv6(one, &absent()));
@@ -212,10 +190,7 @@ mod tests {
                     Max processes             7600                 7600                 processes \n\
                     Max open files            1024                 524288               files     \n";
         assert_eq!(soft_descriptor_limit(text), Some(1024));
-        assert_eq!(
-            soft_descriptor_limit("Max open files unlimited unlimited files"),
-            None
-        );
+        assert_eq!(soft_descriptor_limit("Max open files unlimited unlimited files"), None);
         assert_eq!(soft_descriptor_limit(""), None);
     }
 

@@ -48,19 +48,13 @@ impl<H: Handler> Port<H> {
         // that really has while its request is worked on. More than 100 fields are too many by hyper's
         // own count, which is kept: another one would cost an allocation per request.
         http1.half_close(false).header_read_timeout(None);
-        http1
-            .max_header_size(config.head_size)
-            .max_buf_size(config.head_size.max(SMALLEST_BUFFER));
+        http1.max_header_size(config.head_size).max_buf_size(config.head_size.max(SMALLEST_BUFFER));
         Self {
             handler,
             ticks: Ticks::new(),
             clock,
             http1,
-            patience: Patience {
-                head: config.head,
-                idle: config.idle,
-                write: config.write,
-            },
+            patience: Patience { head: config.head, idle: config.idle, write: config.write },
             longest_line: config.head_size.min(LONGEST_LINE),
             draining: AtomicBool::new(false),
             drain_began: Notify::new(),
@@ -149,9 +143,7 @@ async fn exchange<S: Stream, H: Handler>(
     let mut told = false;
     let ended = poll_fn(|cx| {
         // Asked again only under another waker: it takes a lock that all connections share.
-        let moved = !waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        let moved = !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if moved {
             waker = Some(cx.waker().clone());
             let _registered = drain_began.as_mut().poll(cx);

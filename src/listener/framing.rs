@@ -34,17 +34,12 @@ pub fn framing(head: &Parts) -> Result<(), FramingError> {
     let (mut chunked, mut last_is_chunked, mut unknown) = (0_u32, false, false);
     for line in lines {
         let line = line.to_str().map_err(|_not_ascii| FramingError::Bad)?;
-        for coding in line
-            .split(',')
-            .map(|coding| coding.trim_matches([' ', '\t']))
-        {
+        for coding in line.split(',').map(|coding| coding.trim_matches([' ', '\t'])) {
             // RFC 9110 §5.6.1.2: empty elements of a list do not count.
             if coding.is_empty() {
                 continue;
             }
-            let name = coding
-                .split_once(';')
-                .map_or(coding, |(name, _)| name.trim_end());
+            let name = coding.split_once(';').map_or(coding, |(name, _)| name.trim_end());
             last_is_chunked = name.eq_ignore_ascii_case("chunked");
             if !last_is_chunked {
                 unknown = true;
@@ -91,11 +86,7 @@ mod tests {
             &["identity, chunked"],
             &["x;a=1,chunked"],
         ] {
-            assert_eq!(
-                judged(lines),
-                Err(FramingError::NotImplemented),
-                "{lines:?}"
-            );
+            assert_eq!(judged(lines), Err(FramingError::NotImplemented), "{lines:?}");
         }
     }
 

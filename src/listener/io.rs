@@ -35,12 +35,7 @@ pub(super) struct Timed<S> {
 
 impl<S> Timed<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>, longest_line: usize) -> Self {
-        Self {
-            stream,
-            activity,
-            line: Some(0),
-            longest_line,
-        }
+        Self { stream, activity, line: Some(0), longest_line }
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -263,9 +258,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     pub(super) fn new(patience: &Patience) -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(patience.idle)),
-        }
+        Self { sleep: Box::pin(tokio::time::sleep(patience.idle)) }
     }
 
     /// Why the connection has to end, if its time is over; else the task is woken when it may be.
@@ -309,10 +302,7 @@ pub(super) struct Ticks {
 
 impl Ticks {
     pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            now: Arc::new(AtomicU64::new(1)),
-        }
+        Self { start: Instant::now(), now: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Moves the clock on for as long as it is polled.
@@ -363,12 +353,7 @@ mod tests {
             let activity = Arc::new(Activity::new(ticks.clone()));
             let (client, server) = duplex(8);
             let timed = Timed::new(server, Arc::clone(&activity), 10);
-            Self {
-                client,
-                timed,
-                activity,
-                ticks,
-            }
+            Self { client, timed, activity, ticks }
         }
 
         fn at(&self, seconds: u64) {
@@ -421,26 +406,14 @@ mod tests {
         watched.timed.write_all(b"12345678").await.unwrap();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for _ in 0..2 {
-            assert!(
-                Pin::new(&mut watched.timed)
-                    .poll_write(&mut cx, b"9")
-                    .is_pending()
-            );
+            assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"9").is_pending());
             assert_eq!(watched.ends(), Some((31, Refused::WriteStalled)));
             watched.at(20);
         }
         watched.client.read_exact(&mut [0; 1]).await.unwrap();
-        assert!(
-            Pin::new(&mut watched.timed)
-                .poll_write(&mut cx, b"9")
-                .is_ready()
-        );
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"9").is_ready());
         assert_eq!(watched.ends(), Some((95, Refused::Idle)));
-        assert!(
-            Pin::new(&mut watched.timed)
-                .poll_write(&mut cx, b"0")
-                .is_pending()
-        );
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"0").is_pending());
         assert_eq!(watched.ends(), Some((50, Refused::WriteStalled)));
     }
 
@@ -462,10 +435,7 @@ mod tests {
     async fn the_ticks_move_and_a_timer_is_never_early() {
         let ticks = Ticks::new();
         let activity = Activity::new(ticks.clone());
-        let patience = Patience {
-            idle: TICK,
-            ..PATIENCE
-        };
+        let patience = Patience { idle: TICK, ..PATIENCE };
         let began = Instant::now();
         let mut alarm = Alarm::new(&patience);
         let rung = std::future::poll_fn(|cx| alarm.poll(cx, true, &activity, &patience));

@@ -145,9 +145,7 @@ pub struct Places(Arc<Semaphore>);
 impl Places {
     /// `connections` places, at least one.
     pub fn new(connections: usize) -> Self {
-        Self(Arc::new(Semaphore::new(
-            connections.clamp(1, Semaphore::MAX_PERMITS),
-        )))
+        Self(Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))))
     }
 
     /// A place, as soon as there is one. `None` never happens: the places are never closed.
@@ -171,10 +169,8 @@ pub async fn serve<H: Handler>(
     shutdown: Shutdown,
     handler: H,
 ) -> Result<(), Error> {
-    let sockets: Vec<TcpListener> = sockets
-        .into_iter()
-        .map(TcpListener::from_std)
-        .collect::<Result<_, _>>()?;
+    let sockets: Vec<TcpListener> =
+        sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
     let port = Arc::new(Port::new(config, clock, handler));
     let serving = async {
         let (alive, mut gone) = mpsc::channel::<Infallible>(1);
@@ -254,10 +250,7 @@ async fn accept_any(
 /// Whether an error took its connection out of the backlog, so that accepting may go on at once.
 fn is_of_one_connection(error: &Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// How long accepting rests after an error that would come again at once.

@@ -88,10 +88,7 @@ impl Handler for Desk {
 }
 
 fn status(code: u16) -> Response<Full<Bytes>> {
-    Response::builder()
-        .status(code)
-        .body(Full::default())
-        .unwrap()
+    Response::builder().status(code).body(Full::default()).unwrap()
 }
 
 /// A listener that serves, and what is heard of it.
@@ -110,10 +107,7 @@ impl Serving {
 
     fn with(config: config::Listen, places: &Places) -> Self {
         let sockets = bind(&config.address).unwrap();
-        let addresses = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap())
-            .collect();
+        let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
         let (tell, told) = mpsc::unbounded_channel();
         let desk = Desk(Arc::new(Inside {
             told: tell,
@@ -125,13 +119,7 @@ impl Serving {
         let serving =
             async move { serve(sockets, &config, places, Clock::real(), drained, desk_too).await };
         let done = Shutdown::new().spawn(serving);
-        Self {
-            addresses,
-            shutdown,
-            desk,
-            told: Mutex::new(told),
-            done,
-        }
+        Self { addresses, shutdown, desk, told: Mutex::new(told), done }
     }
 
     async fn connect(&self) -> Client {
@@ -140,9 +128,7 @@ impl Serving {
 
     /// The next thing the listener told.
     async fn told(&self) -> Told {
-        soon(poll_fn(|cx| self.told.lock().poll_recv(cx)))
-            .await
-            .unwrap()
+        soon(poll_fn(|cx| self.told.lock().poll_recv(cx))).await.unwrap()
     }
 
     async fn refused(&self, why: Refused) {
@@ -152,9 +138,7 @@ impl Serving {
     /// Waits until so many connections have been opened and closed since the start.
     async fn counted(&self, opened: usize, closed: usize) {
         let mut open = self.desk.0.open.subscribe();
-        soon(open.wait_for(|counts| *counts == (opened, closed)))
-            .await
-            .unwrap();
+        soon(open.wait_for(|counts| *counts == (opened, closed))).await.unwrap();
     }
 
     fn opened(&self) -> usize {
@@ -195,17 +179,14 @@ impl Client {
     }
 
     async fn get(&mut self, path: &str) -> String {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
-            .await;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         self.reply().await.1
     }
 }
 
 /// A bound on what must happen, so that a failure is one and not a hang.
 async fn soon<F: Future>(work: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), work)
-        .await
-        .expect("it took too long")
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("it took too long")
 }
 
 fn patient() -> config::Listen {
@@ -242,9 +223,8 @@ async fn a_connection_is_kept_for_further_requests() {
 async fn pipelined_requests_are_answered_in_order() {
     let serving = Serving::new();
     let mut client = serving.connect().await;
-    let requests: Vec<_> = (0..40)
-        .map(|i| format!("GET /{i} HTTP/1.1\r\nhost: a\r\n\r\n"))
-        .collect();
+    let requests: Vec<_> =
+        (0..40).map(|i| format!("GET /{i} HTTP/1.1\r\nhost: a\r\n\r\n")).collect();
     client.send(requests.concat()).await;
     for i in 0..40 {
         assert_eq!(client.reply().await.1, format!("/{i}"));
@@ -255,9 +235,7 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn http_1_0_is_answered_and_closed_unless_kept_alive() {
     let serving = Serving::new();
     let mut client = serving.connect().await;
-    client
-        .send("GET /kept HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
-        .await;
+    client.send("GET /kept HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await;
     let (head, content) = client.reply().await;
     assert!(head.starts_with("http/1.0 200"), "{head}");
     assert_eq!(content, "/kept");
@@ -279,34 +257,19 @@ async fn a_body_is_asked_for_and_read() {
 
 #[tokio::test]
 async fn a_head_that_takes_too_long_is_answered_408_and_ends() {
-    let serving = Serving::with(
-        config::Listen {
-            head: SHORT,
-            ..patient()
-        },
-        &Places::new(9),
-    );
+    let serving = Serving::with(config::Listen { head: SHORT, ..patient() }, &Places::new(9));
     let mut client = serving.connect().await;
     assert_eq!(client.get("/first").await, "/first");
     client.send("GET / HTTP/1.1\r\nhost:").await;
     let answer = client.rest().await;
-    assert!(
-        answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     assert!(answer.contains("\r\ndate: "), "{answer}");
     serving.refused(Refused::SlowHead).await;
 }
 
 #[tokio::test]
 async fn an_idle_connection_ends_without_a_word() {
-    let serving = Serving::with(
-        config::Listen {
-            idle: SHORT,
-            ..patient()
-        },
-        &Places::new(9),
-    );
+    let serving = Serving::with(config::Listen { idle: SHORT, ..patient() }, &Places::new(9));
     let mut never = serving.connect().await;
     assert_eq!(never.rest().await, "");
     serving.refused(Refused::Idle).await;
@@ -318,13 +281,7 @@ async fn an_idle_connection_ends_without_a_word() {
 
 #[tokio::test]
 async fn idle_time_does_not_end_a_request_that_is_worked_on() {
-    let serving = Serving::with(
-        config::Listen {
-            idle: SHORT,
-            ..patient()
-        },
-        &Places::new(9),
-    );
+    let serving = Serving::with(config::Listen { idle: SHORT, ..patient() }, &Places::new(9));
     let mut busy = serving.connect().await;
     busy.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(serving.told().await, Told::Entered);
@@ -339,24 +296,14 @@ async fn idle_time_does_not_end_a_request_that_is_worked_on() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_ends() {
-    let serving = Serving::with(
-        config::Listen {
-            write: SHORT,
-            ..patient()
-        },
-        &Places::new(9),
-    );
+    let serving = Serving::with(config::Listen { write: SHORT, ..patient() }, &Places::new(9));
     let mut client = serving.connect().await;
     client.send("GET /big HTTP/1.1\r\nhost: a\r\n\r\n").await;
     serving.refused(Refused::WriteStalled).await;
     serving.counted(1, 1).await;
     let mut got = Vec::new();
     let ended = soon(client.0.read_to_end(&mut got)).await;
-    assert!(
-        ended.is_err() && got.len() < BIG,
-        "{ended:?} after {}",
-        got.len()
-    );
+    assert!(ended.is_err() && got.len() < BIG, "{ended:?} after {}", got.len());
 }
 
 #[tokio::test]
@@ -373,9 +320,7 @@ async fn too_large_a_head_is_answered_431_and_told() {
     let (long, many) = ("x".repeat(9_000), "a: b\r\n".repeat(101));
     for fields in [format!("a: {long}\r\n"), format!("a: {long}"), many] {
         let mut client = serving.connect().await;
-        client
-            .send(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"))
-            .await;
+        client.send(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n")).await;
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
@@ -391,10 +336,7 @@ async fn a_request_line_longer_than_a_head_is_answered_414_and_told() {
         let mut client = serving.connect().await;
         client.send(format!("GET /{path}{after}")).await;
         let answer = client.rest().await;
-        assert!(
-            answer.starts_with("HTTP/1.1 414 URI Too Long\r\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 414 URI Too Long\r\n"), "{answer}");
         serving.refused(Refused::LongTarget).await;
     }
 }
@@ -444,11 +386,7 @@ async fn what_is_no_request_is_answered_400_and_told() {
         client.send(&case).await;
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{case:?}: {answer:?}");
-        assert_eq!(
-            serving.told().await,
-            Told::Refused(Refused::MalformedHead),
-            "{case:?}"
-        );
+        assert_eq!(serving.told().await, Told::Refused(Refused::MalformedHead), "{case:?}");
     }
 }
 
@@ -456,9 +394,7 @@ async fn what_is_no_request_is_answered_400_and_told() {
 async fn an_http_2_preface_is_closed_and_told() {
     let serving = Serving::new();
     let mut client = serving.connect().await;
-    client
-        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     assert_eq!(client.rest().await, "");
     serving.refused(Refused::MalformedHead).await;
 }
@@ -478,10 +414,7 @@ async fn a_coding_beside_chunked_is_501_and_chunked_twice_400() {
             ))
             .await;
         let (head, _) = client.reply().await;
-        assert!(
-            head.starts_with(&format!("http/1.1 {expected} ")),
-            "{codings}: {head}"
-        );
+        assert!(head.starts_with(&format!("http/1.1 {expected} ")), "{codings}: {head}");
     }
 }
 
@@ -500,10 +433,7 @@ async fn length_and_coding_together_are_answered_once_and_closed() {
             ))
             .await;
         let answer = client.rest().await.to_ascii_lowercase();
-        assert!(
-            answer.starts_with("http/1.1 200 ") && answer.ends_with("\r\n\r\nok"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("http/1.1 200 ") && answer.ends_with("\r\n\r\nok"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
     }
 }
@@ -527,11 +457,7 @@ async fn broken_chunks_end_the_connection_after_one_answer() {
 async fn an_answer_to_a_body_that_nobody_reads_is_not_lost_to_a_reset() {
     let serving = Serving::new();
     let mut client = serving.connect().await;
-    client
-        .send(format!(
-            "POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {BIG}\r\n\r\n"
-        ))
-        .await;
+    client.send(format!("POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {BIG}\r\n\r\n")).await;
     client.send(vec![b'x'; 8 << 20]).await;
     let (head, _) = client.reply().await;
     assert!(head.starts_with("http/1.1 413 "), "{head}");
@@ -587,9 +513,7 @@ async fn connections_above_the_most_wait_and_are_served_in_the_end() {
     assert_eq!(first.get("/1").await, "/1");
     let (mut second, mut third) = (serving.connect().await, also.connect().await);
     for waiting in [&mut second, &mut third] {
-        waiting
-            .send("GET /waited HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await;
+        waiting.send("GET /waited HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
     }
     assert_eq!(first.get("/2").await, "/2");
     assert_eq!((serving.opened(), also.opened()), (1, 0));
@@ -611,26 +535,17 @@ async fn draining_closes_what_is_idle_and_finishes_what_is_in_flight() {
     serving.counted(3, 0).await;
 
     serving.shutdown.enter(Phase::Draining);
-    assert_eq!(
-        (fresh.rest().await, idle.rest().await),
-        (String::new(), String::new())
-    );
+    assert_eq!((fresh.rest().await, idle.rest().await), (String::new(), String::new()));
     serving.counted(3, 2).await;
     let late = soon(TcpStream::connect(serving.addresses[0])).await;
-    assert_eq!(
-        late.unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionRefused
-    );
+    assert_eq!(late.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(!serving.done.is_finished());
     assert_eq!(serving.shutdown.tracked(), 1);
 
     serving.release(1);
     let (head, content) = busy.reply().await;
     assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-    assert_eq!(
-        (content.as_str(), busy.rest().await.as_str()),
-        ("waited", "")
-    );
+    assert_eq!((content.as_str(), busy.rest().await.as_str()), ("waited", ""));
     soon(serving.done).await.unwrap().unwrap();
     soon(serving.shutdown.idle()).await;
 }
@@ -642,13 +557,8 @@ async fn every_address_is_served_and_ipv6_where_the_machine_has_it() {
         "127.0.0.2:0".parse().unwrap(),
         "[::1]:0".parse().unwrap(),
     ];
-    let serving = Serving::with(
-        config::Listen {
-            address: any.into(),
-            ..patient()
-        },
-        &Places::new(9),
-    );
+    let serving =
+        Serving::with(config::Listen { address: any.into(), ..patient() }, &Places::new(9));
     let has_ipv6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     assert_eq!(serving.addresses.len(), if has_ipv6 { 3 } else { 2 });
     for _ in 0..2 {

@@ -29,12 +29,7 @@ pub(super) struct Edits {
 impl Edits {
     /// For a body of `size` bytes that may become up to `limit`.
     pub(super) fn new(size: usize, limit: usize) -> Self {
-        Self {
-            list: Vec::new(),
-            size,
-            limit,
-            any: false,
-        }
+        Self { list: Vec::new(), size, limit, any: false }
     }
 
     /// Replaces `start..end`, which lies behind all edits so far.
@@ -44,22 +39,14 @@ impl Edits {
         end: usize,
         with: &'static [u8],
     ) -> Result<(), MaskError> {
-        self.list.push(Edit {
-            start,
-            end,
-            with: Some(with),
-        });
+        self.list.push(Edit { start, end, with: Some(with) });
         self.account(end - start, with.len())
     }
 
     /// Keeps a place for `start..end`, which [`Edits::make_true`] may replace later, and returns
     /// its index.
     pub(super) fn reserve(&mut self, start: usize, end: usize) -> usize {
-        self.list.push(Edit {
-            start,
-            end,
-            with: None,
-        });
+        self.list.push(Edit { start, end, with: None });
         self.list.len() - 1
     }
 
@@ -93,11 +80,7 @@ impl Edits {
     fn account(&mut self, removed: usize, added: usize) -> Result<(), MaskError> {
         self.any = true;
         self.size = self.size.saturating_add(added).saturating_sub(removed);
-        if self.size > self.limit {
-            Err(MaskError::TooLarge)
-        } else {
-            Ok(())
-        }
+        if self.size > self.limit { Err(MaskError::TooLarge) } else { Ok(()) }
     }
 }
 

@@ -68,9 +68,7 @@ impl UnitIndex {
             let Some(place) = self.slots.get_mut(slot) else {
                 return;
             };
-            let Some(unit) = usize::from(*place)
-                .checked_sub(1)
-                .and_then(|at| facts.units.get(at))
+            let Some(unit) = usize::from(*place).checked_sub(1).and_then(|at| facts.units.get(at))
             else {
                 if is_unit_id(text) {
                     *place = add(facts, member, text);
@@ -99,13 +97,10 @@ fn add(facts: &mut Facts, member: u16, text: &[u8]) -> u8 {
 /// few places.
 fn hash(text: &[u8]) -> u16 {
     let ends = text.first_chunk().zip(text.last_chunk());
-    let (head, tail) = ends.map_or((0, 0), |(head, tail)| {
-        (u64::from_le_bytes(*head), u64::from_le_bytes(*tail))
-    });
+    let (head, tail) =
+        ends.map_or((0, 0), |(head, tail)| (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)));
     let short = if ends.is_none() { text } else { &[] };
-    let short = short
-        .iter()
-        .fold(text.len() as u64, |word, &byte| word << 8 ^ u64::from(byte));
+    let short = short.iter().fold(text.len() as u64, |word, &byte| word << 8 ^ u64::from(byte));
     let mixed = (head ^ tail.rotate_left(29) ^ short).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let [.., low, high] = mixed.to_le_bytes();
     u16::from_le_bytes([low, high])

@@ -46,11 +46,7 @@ pub(super) fn first_key(units: impl Iterator<Item = Unit>) -> Option<Range<usize
         if let Some(key) = before.completed(run) {
             return Some(key);
         }
-        before = if unit.byte == b'_' {
-            before.with(run)
-        } else {
-            Before::Nothing
-        };
+        before = if unit.byte == b'_' { before.with(run) } else { Before::Nothing };
         run = Run::default();
     }
     before.completed(run)
@@ -100,11 +96,7 @@ where
 
 /// Each byte for itself, from `start` on: text without escapes.
 fn plain(text: &[u8], start: usize) -> impl Iterator<Item = Unit> {
-    let place = |(start, &byte)| Unit {
-        byte,
-        start,
-        end: start + 1,
-    };
+    let place = |(start, &byte)| Unit { byte, start, end: start + 1 };
     text.iter().enumerate().skip(start).map(place)
 }
 
@@ -117,22 +109,15 @@ fn percent(text: &[u8], mut start: usize) -> impl Iterator<Item = Unit> {
             _ => None,
         };
         let end = start + if octet.is_some() { 3 } else { 1 };
-        let unit = Unit {
-            byte: octet.unwrap_or(first),
-            start,
-            end,
-        };
+        let unit = Unit { byte: octet.unwrap_or(first), start, end };
         start = end;
         Some(unit)
     })
 }
 
 fn hex_octet(digits: [u8; 2]) -> Option<u8> {
-    let [high, low] = digits.map(|digit| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|value| u8::try_from(value).ok())
-    });
+    let [high, low] = digits
+        .map(|digit| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok()));
     Some(high? << 4 | low?)
 }
 

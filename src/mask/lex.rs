@@ -34,12 +34,7 @@ pub(super) struct Text {
 pub(super) fn string(body: &[u8], start: usize, seen: &mut u64) -> Result<Text, MaskError> {
     let (end, stop) = walk(body, start, seen, text_stops);
     if stop == b'"' {
-        return Ok(Text {
-            start,
-            end,
-            escaped: false,
-            disguised: false,
-        });
+        return Ok(Text { start, end, escaped: false, disguised: false });
     }
     escaped_string(body, start, end, seen)
 }
@@ -57,11 +52,7 @@ pub(super) fn usual_name(body: &[u8], start: usize, seen: &mut u64) -> Option<us
 pub(super) fn number(body: &[u8], at: usize) -> Result<usize, MaskError> {
     let whole = at + usize::from(body.get(at) == Some(&b'-'));
     let leading_zero = body.get(whole) == Some(&b'0');
-    let mut end = if leading_zero {
-        whole + 1
-    } else {
-        digits(body, whole)?
-    };
+    let mut end = if leading_zero { whole + 1 } else { digits(body, whole)? };
     if body.get(end) == Some(&b'.') {
         end = digits(body, end + 1)?;
     }
@@ -79,10 +70,7 @@ pub(super) fn literal(body: &[u8], at: usize) -> Result<usize, MaskError> {
     match rest.first_chunk() {
         Some(b"true" | b"null") => Ok(at + 4),
         Some(b"fals") if rest.get(4) == Some(&b'e') => Ok(at + 5),
-        _ if [&b"true"[..], b"false", b"null"]
-            .iter()
-            .any(|word| word.starts_with(rest)) =>
-        {
+        _ if [&b"true"[..], b"false", b"null"].iter().any(|word| word.starts_with(rest)) => {
             Err(MaskError::Truncated)
         }
         _ => Err(MaskError::NotJson),
@@ -119,12 +107,7 @@ fn escaped_string(
     mut at: usize,
     seen: &mut u64,
 ) -> Result<Text, MaskError> {
-    let mut text = Text {
-        start,
-        end: start,
-        escaped: false,
-        disguised: false,
-    };
+    let mut text = Text { start, end: start, escaped: false, disguised: false };
     loop {
         match body.get(at) {
             Some(b'"') => {
@@ -147,10 +130,7 @@ fn escaped_string(
 /// The first place from `at` on where `stops` says that the walk ends, and the byte there; zero
 /// behind the end.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "this loop is the pass: as a call it costs a third more"
-)]
+#[expect(clippy::inline_always, reason = "this loop is the pass: as a call it costs a third more")]
 fn walk(body: &[u8], at: usize, seen: &mut u64, stops: impl Fn(u64) -> u64) -> (usize, u8) {
     let mut rest = body.get(at..).unwrap_or_default();
     let mut all = 0;
@@ -172,10 +152,7 @@ fn walk(body: &[u8], at: usize, seen: &mut u64, stops: impl Fn(u64) -> u64) -> (
     // The lowest marked byte, in bits.
     let bits = found.trailing_zeros() & !7;
     let byte = word.checked_shr(bits).unwrap_or_default();
-    (
-        body.len() - rest.len() + bits as usize / 8,
-        byte.to_le_bytes()[0],
-    )
+    (body.len() - rest.len() + bits as usize / 8, byte.to_le_bytes()[0])
 }
 
 /// Behind the escape at `at`, and whether it stands for something that could be a part of a key or
@@ -187,11 +164,7 @@ fn escape(body: &[u8], at: usize) -> Result<(usize, bool), MaskError> {
             let digits = body.get(at + 2..).unwrap_or_default();
             let Some(digits) = digits.first_chunk() else {
                 let cut = digits.iter().all(u8::is_ascii_hexdigit);
-                return Err(if cut {
-                    MaskError::Truncated
-                } else {
-                    MaskError::NotJson
-                });
+                return Err(if cut { MaskError::Truncated } else { MaskError::NotJson });
             };
             let code = hex4(*digits).ok_or(MaskError::NotJson)?;
             let telling = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'*');
@@ -219,9 +192,7 @@ fn digits(body: &[u8], at: usize) -> Result<usize, MaskError> {
 /// Fewer than eight bytes, the first the lowest, and zeros behind them, which stop every walk.
 #[cold]
 fn last_word(rest: &[u8]) -> u64 {
-    rest.iter()
-        .rev()
-        .fold(0, |word, &byte| word << 8 | u64::from(byte))
+    rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// The high bit of each byte that ends plain text: a quote, a backslash, a control byte. Above the

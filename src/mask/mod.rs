@@ -236,18 +236,13 @@ impl MaskError {
 /// theirs.
 fn fingerprint(secrets: &Secrets, unit_members: &[String]) -> u64 {
     let normalised = |names: &[String]| {
-        let mut names: Vec<_> = names
-            .iter()
-            .map(|name| names::normalised(name.as_bytes()))
-            .collect();
+        let mut names: Vec<_> =
+            names.iter().map(|name| names::normalised(name.as_bytes())).collect();
         names.sort_unstable();
         names.dedup();
         names
     };
-    let members = unit_members
-        .iter()
-        .map(|member| member.as_bytes().to_vec())
-        .collect();
+    let members = unit_members.iter().map(|member| member.as_bytes().to_vec()).collect();
     let mut hash = FNV_OFFSET;
     let mut write = |bytes: &[u8]| {
         for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
@@ -255,11 +250,7 @@ fn fingerprint(secrets: &Secrets, unit_members: &[String]) -> u64 {
         }
     };
     write(&RULES_VERSION.to_le_bytes());
-    for list in [
-        normalised(&secrets.names),
-        normalised(&secrets.objects),
-        members,
-    ] {
+    for list in [normalised(&secrets.names), normalised(&secrets.objects), members] {
         write(&(list.len() as u64).to_le_bytes());
         for name in &list {
             write(name);

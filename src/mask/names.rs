@@ -44,11 +44,7 @@ impl Names {
         let count = secrets.names.len() + secrets.objects.len() + unit_members.len() + 2;
         let bits = (count * 8).next_power_of_two().trailing_zeros().max(7);
         let slots = (0..1_usize << bits).map(|_| Vec::new()).collect();
-        let mut names = Self {
-            slots,
-            shift: u64::BITS - bits,
-            longest: 0,
-        };
+        let mut names = Self { slots, shift: u64::BITS - bits, longest: 0 };
         // The first rule for a name stays, so the order here is the order of strictness.
         let rules = secrets.names.iter().map(|name| (name, Role::Secret));
         for (name, role) in rules.chain(secrets.objects.iter().map(|name| (name, Role::Shape))) {
@@ -77,12 +73,7 @@ impl Names {
         if entries.is_empty() {
             return Role::Plain;
         }
-        choose(
-            entries,
-            head,
-            body.get(start..end).unwrap_or_default(),
-            None,
-        )
+        choose(entries, head, body.get(start..end).unwrap_or_default(), None)
     }
 
     /// The role that any name, unescaped already, gives. What is in `scratch` doesn't matter.
@@ -113,22 +104,19 @@ impl Names {
         let head = head(&name);
         let hash = (head ^ name.len() as u64).wrapping_mul(SPREAD) >> self.shift;
         let slot = self.slots.get_mut(usize::try_from(hash).ok()?)?;
-        let index = slot
-            .iter()
-            .position(|entry| *entry.name == *name)
-            .unwrap_or_else(|| {
-                let told_by_ends = name.len() <= 16 && name.iter().all(u8::is_ascii_alphanumeric);
-                let tail = tail(&name);
-                slot.push(Entry {
-                    head,
-                    tail,
-                    told_by_ends,
-                    name: name.into(),
-                    role,
-                    units: Vec::new(),
-                });
-                slot.len() - 1
+        let index = slot.iter().position(|entry| *entry.name == *name).unwrap_or_else(|| {
+            let told_by_ends = name.len() <= 16 && name.iter().all(u8::is_ascii_alphanumeric);
+            let tail = tail(&name);
+            slot.push(Entry {
+                head,
+                tail,
+                told_by_ends,
+                name: name.into(),
+                role,
+                units: Vec::new(),
             });
+            slot.len() - 1
+        });
         slot.get_mut(index)
     }
 }

@@ -203,11 +203,7 @@ impl<'a> Scan<'a> {
 
     fn plain(&self, text: Text) -> Cow<'a, [u8]> {
         let raw = self.raw(text);
-        if text.escaped {
-            Cow::Owned(unescape(raw))
-        } else {
-            Cow::Borrowed(raw)
-        }
+        if text.escaped { Cow::Owned(unescape(raw)) } else { Cow::Borrowed(raw) }
     }
 }
 

@@ -182,18 +182,11 @@ impl<'a> Scan<'a> {
         }
         // What was masked in an array, or anywhere below a name that keeps its shape, was masked in
         // what holds it.
-        let mut passed_on = if self.level & OBJECT == 0 || self.shape.is_some() {
-            self.level & MASKED
-        } else {
-            0
-        };
+        let mut passed_on =
+            if self.level & OBJECT == 0 || self.shape.is_some() { self.level & MASKED } else { 0 };
         if let Some((_, start)) = self.gone.filter(|(outermost, _)| *outermost == depth) {
             self.gone = None;
-            self.element = if self.shape.is_some() {
-                Role::Shape
-            } else {
-                Role::Plain
-            };
+            self.element = if self.shape.is_some() { Role::Shape } else { Role::Plain };
             self.edits.replace(start, end, QUOTED)?;
             self.facts.count_masked();
             passed_on = MASKED;
@@ -233,11 +226,7 @@ impl<'a> Scan<'a> {
     /// Keeps in mind that `name` holds a mask once masking is done, `renamed` if it was masked.
     pub(super) fn remember_name(&mut self, name: Text, renamed: bool) {
         let depth = self.around.len();
-        self.masked_names.push(MaskedName {
-            depth,
-            name,
-            renamed,
-        });
+        self.masked_names.push(MaskedName { depth, name, renamed });
         self.level |= if renamed { NAMED | RENAMED } else { NAMED };
     }
 

@@ -51,10 +51,7 @@ fn sample(secrets: &Secrets) -> String {
         members.push(format!(r#""{name}":{{"kind":["{SECRET}",{NUMBER},null]}}"#));
     }
     let hidden = key.replacen('c', r"\u0063", 1);
-    format!(
-        r#"[{KEPT},"use {key}, {hidden}",{{{}}}]"#,
-        members.join(",")
-    )
+    format!(r#"[{KEPT},"use {key}, {hidden}",{{{}}}]"#, members.join(","))
 }
 
 fn key() -> String {
@@ -63,10 +60,7 @@ fn key() -> String {
 
 /// The names that can match at all, in escapes.
 fn configured(names: &[String]) -> impl Iterator<Item = String> {
-    let matching = |name: &&String| {
-        name.chars()
-            .any(|character| !matches!(character, '_' | '-'))
-    };
+    let matching = |name: &&String| name.chars().any(|character| !matches!(character, '_' | '-'));
     names.iter().filter(matching).map(|name| escaped(name))
 }
 

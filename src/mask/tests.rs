@@ -10,18 +10,10 @@ use super::*;
 
 fn masker() -> Masker {
     let secrets = Secrets {
-        names: [
-            "apiKey",
-            "virtualKey",
-            "secretId",
-            "credentialId",
-            "googleToken",
-        ]
-        .map(str::to_owned)
-        .into(),
-        objects: ["infisicalReference", "credentials"]
+        names: ["apiKey", "virtualKey", "secretId", "credentialId", "googleToken"]
             .map(str::to_owned)
             .into(),
+        objects: ["infisicalReference", "credentials"].map(str::to_owned).into(),
     };
     Masker::new(&secrets, &["unitId".to_owned(), "unit_ref".to_owned()])
 }
@@ -40,20 +32,14 @@ fn mask(body: &str) -> String {
 }
 
 fn refuse(body: impl AsRef<[u8]>) -> MaskError {
-    masker()
-        .json(Bytes::copy_from_slice(body.as_ref()))
-        .unwrap_err()
+    masker().json(Bytes::copy_from_slice(body.as_ref())).unwrap_err()
 }
 
 fn kept(body: &str) {
     let bytes = Bytes::from(body.to_owned());
     let (masked, facts) = masker().json(bytes.clone()).unwrap();
     assert_eq!(masked.bytes(), &bytes);
-    assert_eq!(
-        masked.bytes().as_ptr(),
-        bytes.as_ptr(),
-        "the same allocation"
-    );
+    assert_eq!(masked.bytes().as_ptr(), bytes.as_ptr(), "the same allocation");
     assert!(!facts.unmasked_seen());
 }
 
@@ -68,13 +54,7 @@ fn key(prefix: &str) -> String {
 
 #[test]
 fn each_secret_name_is_masked_at_any_depth() {
-    for name in [
-        "apiKey",
-        "virtualKey",
-        "secretId",
-        "credentialId",
-        "googleToken",
-    ] {
+    for name in ["apiKey", "virtualKey", "secretId", "credentialId", "googleToken"] {
         assert_eq!(
             mask(&format!(r#"{{"data":[[{{"{name}":"{}"}}]]}}"#, letters())),
             format!(r#"{{"data":[[{{"{name}":"****************"}}]]}}"#),
@@ -248,10 +228,7 @@ fn a_secret_name_inside_a_listed_object_follows_the_secret_rule() {
 #[test]
 fn key_shaped_member_names_inside_a_listed_object_are_masked_and_others_kept() {
     assert_eq!(
-        mask(&format!(
-            r#"{{"credentials":{{"{}":null,"plain":null}}}}"#,
-            key("cal_live_")
-        )),
+        mask(&format!(r#"{{"credentials":{{"{}":null,"plain":null}}}}"#, key("cal_live_"))),
         r#"{"credentials":{"cal_****************":null,"plain":null}}"#,
     );
 }
@@ -270,22 +247,13 @@ fn is_token_masked_becomes_true_on_either_side_of_a_masked_value() {
         mask(r#"{"isTokenMasked":false,"apiKey":[1],"is_token_masked":false}"#),
         r#"{"isTokenMasked":true,"apiKey":"****************","is_token_masked":true}"#,
     );
-    let prompt = mask(&format!(
-        r#"{{"isTokenMasked":false,"prompt":"{}"}}"#,
-        key("cal_")
-    ));
-    assert_eq!(
-        prompt,
-        r#"{"isTokenMasked":true,"prompt":"cal_****************"}"#
-    );
+    let prompt = mask(&format!(r#"{{"isTokenMasked":false,"prompt":"{}"}}"#, key("cal_")));
+    assert_eq!(prompt, r#"{"isTokenMasked":true,"prompt":"cal_****************"}"#);
 }
 
 #[test]
 fn is_token_masked_is_never_added_and_never_touched_without_need() {
-    assert_eq!(
-        mask(r#"{"apiKey":"x"}"#),
-        r#"{"apiKey":"****************"}"#
-    );
+    assert_eq!(mask(r#"{"apiKey":"x"}"#), r#"{"apiKey":"****************"}"#);
     kept(r#"{"isTokenMasked":false,"apiKey":"cal_***"}"#);
     kept(r#"{"isTokenMasked":false,"apiKey":null}"#);
 }
@@ -313,10 +281,7 @@ fn is_token_masked_beside_a_listed_object_or_an_array_with_masked_values_becomes
         r#"{"isTokenMasked":true,"credentials":{"a":{"b":"****************"}}}"#,
     );
     assert_eq!(
-        mask(&format!(
-            r#"{{"isTokenMasked":false,"keys":["{}"]}}"#,
-            key("cal_")
-        )),
+        mask(&format!(r#"{{"isTokenMasked":false,"keys":["{}"]}}"#, key("cal_"))),
         r#"{"isTokenMasked":true,"keys":["cal_****************"]}"#,
     );
 }
@@ -347,10 +312,7 @@ fn key_shaped_strings_are_masked_in_any_string() {
             r#"{"prompt":"Use cal_****************, or\ncal_****************.","n":1.0}"#
         );
         assert_eq!(facts.fields_masked, 1, "a field counts once");
-        assert_eq!(
-            mask(&format!(r#"["{key}"]"#)),
-            r#"["cal_****************"]"#
-        );
+        assert_eq!(mask(&format!(r#"["{key}"]"#)), r#"["cal_****************"]"#);
         assert_eq!(mask(&format!(r#""{key}""#)), r#""cal_****************""#);
     }
 }
@@ -361,23 +323,11 @@ fn key_shapes_are_judged_after_unescaping() {
     for (hidden, shown) in [
         (format!(r"ca\u006c_{letters}"), "cal_****************"),
         (format!(r"cal\u005flive_{letters}"), "cal_****************"),
-        (
-            format!(r"x \u0063\u0061\u006C\u005f{letters} y"),
-            "x cal_**************** y",
-        ),
-        (
-            r"cal_\u0061123456789012345".to_owned(),
-            "cal_****************",
-        ),
+        (format!(r"x \u0063\u0061\u006C\u005f{letters} y"), "x cal_**************** y"),
+        (r"cal_\u0061123456789012345".to_owned(), "cal_****************"),
         (format!(r"\tcal_{letters}"), r"\tcal_****************"),
-        (
-            format!(r"\u00e7cal_{letters}\u00e7"),
-            r"\u00e7cal_****************\u00e7",
-        ),
-        (
-            format!(r"\ud83dcal_{letters}"),
-            r"\ud83dcal_****************",
-        ),
+        (format!(r"\u00e7cal_{letters}\u00e7"), r"\u00e7cal_****************\u00e7"),
+        (format!(r"\ud83dcal_{letters}"), r"\ud83dcal_****************"),
         (format!(r"\\cal_{letters}\\"), r"\\cal_****************\\"),
         (format!("é{}", key("cal_")), "écal_****************"),
     ] {
@@ -403,10 +353,7 @@ fn what_is_not_key_shaped_stays() {
         format!("cal-{letters}"),
         format!("CAL_{letters}"),
         format!(r"cal_\n{letters}"),
-        format!(
-            r"cal_{}\u00e9{letters}",
-            "a1B2".repeat(4).trim_end_matches('2')
-        ),
+        format!(r"cal_{}\u00e9{letters}", "a1B2".repeat(4).trim_end_matches('2')),
         "cal_****************".to_owned(),
     ] {
         kept(&format!(r#"{{"prompt":"{text}","{text}":1}}"#));
@@ -419,19 +366,10 @@ fn prefixes_that_overlap_are_told_apart() {
     for (text, shown) in [
         (format!("_cal_{letters}"), "_cal_****************"),
         (format!("cal_cal_{letters}"), "cal_cal_****************"),
-        (
-            format!("cal_live_cal_test_{letters}"),
-            "cal_live_cal_****************",
-        ),
+        (format!("cal_live_cal_test_{letters}"), "cal_live_cal_****************"),
         (format!("cal_live{letters}"), "cal_****************"),
-        (
-            format!("cal_{letters}_cal_{letters}"),
-            "cal_****************_cal_****************",
-        ),
-        (
-            format!("cal_live_{letters}_more"),
-            "cal_****************_more",
-        ),
+        (format!("cal_{letters}_cal_{letters}"), "cal_****************_cal_****************"),
+        (format!("cal_live_{letters}_more"), "cal_****************_more"),
     ] {
         assert_eq!(mask(&format!(r#"["{text}"]"#)), format!(r#"["{shown}"]"#));
     }
@@ -454,10 +392,7 @@ fn two_member_names_that_become_equal_are_refused() {
         format!(r#"{{"{one}":{{"x":[]}},"b":1,"{one}x":2}}"#),
         format!(r#"{{"cal_****************":1,"{two}":2}}"#),
         format!(r#"{{"{two}":2,"cal_\u002a***************":1}}"#),
-        format!(
-            r#"[{{"a":{{"c{}":1,"\u0063{0}":2}}}}]"#,
-            one.trim_start_matches('c')
-        ),
+        format!(r#"[{{"a":{{"c{}":1,"\u0063{0}":2}}}}]"#, one.trim_start_matches('c')),
     ] {
         assert_eq!(refuse(body), MaskError::NameClash);
     }
@@ -471,9 +406,7 @@ fn equal_masked_names_in_different_objects_are_no_clash() {
     ));
     kept(r#"{"cal_****************":1,"cal_****************":2}"#);
     // Equal before and not by masking.
-    mask(&format!(
-        r#"{{"cal_*** ":1,"cal_*** ":2,"{key}":3,"a":1,"a":2}}"#
-    ));
+    mask(&format!(r#"{{"cal_*** ":1,"cal_*** ":2,"{key}":3,"a":1,"a":2}}"#));
 }
 
 #[test]
@@ -489,9 +422,7 @@ fn every_other_byte_is_kept() {
 
 #[test]
 fn any_value_may_stand_at_the_top() {
-    for body in [
-        "null", "true", "false", "0", "-1", "\"\"", "[]", "{}", " 1 ", "\"text\"",
-    ] {
+    for body in ["null", "true", "false", "0", "-1", "\"\"", "[]", "{}", " 1 ", "\"text\""] {
         kept(body);
     }
 }
@@ -599,19 +530,13 @@ fn deep_nesting_is_followed_in_linear_time_and_memory() {
     let masked = mask(&inner);
     assert!(!masked.contains("false") && !masked.contains('2'));
     let (open, close) = (r#"{"credentials":["#.repeat(20_000), "]}".repeat(20_000));
-    assert_eq!(
-        mask(&format!("{open}1{close}")),
-        format!(r#"{open}"****************"{close}"#)
-    );
+    assert_eq!(mask(&format!("{open}1{close}")), format!(r#"{open}"****************"{close}"#));
 }
 
 #[test]
 fn repetition_of_anything_that_is_remembered_stays_linear() {
     let many = 40_000;
-    mask(&format!(
-        r#"{{{}"apiKey":1}}"#,
-        r#""isTokenMasked":false,"#.repeat(many)
-    ));
+    mask(&format!(r#"{{{}"apiKey":1}}"#, r#""isTokenMasked":false,"#.repeat(many)));
     mask(&format!(
         r#"{{{}"{}":{{}}}}"#,
         r#""cal_**************** ":1,"#.repeat(2_000),
@@ -620,10 +545,7 @@ fn repetition_of_anything_that_is_remembered_stays_linear() {
     kept(&format!("[\"{}\"]", "cal_".repeat(many)));
     kept(&format!("[\"{}\"]", "cal_live_".repeat(many)));
     kept(&format!("[\"{}\"]", r"\u0063al_a".repeat(many)));
-    mask(&format!(
-        "[\"{}\"]",
-        format!("{},", key("cal_")).repeat(many)
-    ));
+    mask(&format!("[\"{}\"]", format!("{},", key("cal_")).repeat(many)));
     let nested = format!(r#"{{"{}":"#, key("cal_live_")).repeat(many);
     mask(&format!("{nested}1{}", "}".repeat(many)));
 }
@@ -631,10 +553,7 @@ fn repetition_of_anything_that_is_remembered_stays_linear() {
 #[test]
 fn a_body_that_would_grow_out_of_proportion_is_refused() {
     let digits = vec!["1"; 2_000_000].join(",");
-    assert_eq!(
-        refuse(format!(r#"{{"credentials":[{digits}]}}"#)),
-        MaskError::TooLarge
-    );
+    assert_eq!(refuse(format!(r#"{{"credentials":[{digits}]}}"#)), MaskError::TooLarge);
     let fewer = vec!["1"; 100_000].join(",");
     mask(&format!(r#"{{"credentials":[{fewer}]}}"#));
 }
@@ -646,11 +565,7 @@ fn the_units_of_an_answer_are_reported_once_with_their_member() {
             {"unitId":7},{"unitId":""},{"unitId":".."},{"unitId":"a/b"},{"UnitId":"no"},{"unit-ref":"no"}],
             "apiKey":{"unitId":"secret"},"credentials":{"unitId":"secret"}}"#,
     );
-    let units: Vec<_> = facts
-        .units
-        .iter()
-        .map(|unit| (unit.member, &*unit.id))
-        .collect();
+    let units: Vec<_> = facts.units.iter().map(|unit| (unit.member, &*unit.id)).collect();
     assert_eq!(units, [(0, "u-1"), (1, "u-1"), (0, "u-2")]);
     assert!(!facts.more_units);
 }
@@ -658,36 +573,18 @@ fn the_units_of_an_answer_are_reported_once_with_their_member() {
 #[test]
 fn more_units_than_the_bound_are_said_and_not_listed() {
     let units = |count: usize| -> Vec<String> {
-        (0..count)
-            .map(|index| format!(r#"{{"unitId":"{index}"}}"#))
-            .collect()
+        (0..count).map(|index| format!(r#"{{"unitId":"{index}"}}"#)).collect()
     };
     let (_, facts) = pass(&format!("[{}]", units(Facts::MOST_UNITS).join(",")));
-    assert_eq!(
-        (facts.units.len(), facts.more_units),
-        (Facts::MOST_UNITS, false)
-    );
+    assert_eq!((facts.units.len(), facts.more_units), (Facts::MOST_UNITS, false));
     let (_, facts) = pass(&format!("[{}]", units(Facts::MOST_UNITS + 1).join(",")));
-    assert_eq!(
-        (facts.units.len(), facts.more_units),
-        (Facts::MOST_UNITS, true)
-    );
+    assert_eq!((facts.units.len(), facts.more_units), (Facts::MOST_UNITS, true));
 }
 
 #[test]
 fn no_fact_holds_a_secret() {
-    let (_, facts) = pass(&format!(
-        r#"{{"unitId":"{}","updatedAt":"{0}"}}"#,
-        key("cal_")
-    ));
-    assert_eq!(
-        (
-            facts.units.len(),
-            facts.newest_updated_at,
-            facts.fields_masked
-        ),
-        (0, None, 2)
-    );
+    let (_, facts) = pass(&format!(r#"{{"unitId":"{}","updatedAt":"{0}"}}"#, key("cal_")));
+    assert_eq!((facts.units.len(), facts.newest_updated_at, facts.fields_masked), (0, None, 2));
 }
 
 #[test]
@@ -702,13 +599,7 @@ fn the_newest_updated_at_is_reported() {
 #[test]
 fn a_secret_that_is_also_listed_elsewhere_is_a_secret() {
     let both = vec!["unitId".to_owned(), "isTokenMasked".to_owned()];
-    let masker = Masker::new(
-        &Secrets {
-            names: both.clone(),
-            objects: both.clone(),
-        },
-        &both,
-    );
+    let masker = Masker::new(&Secrets { names: both.clone(), objects: both.clone() }, &both);
     let body = Bytes::from_static(br#"{"unitId":{"a":1},"isTokenMasked":"x"}"#);
     let (result, facts) = masker.json(body).unwrap();
     assert_eq!(
@@ -744,25 +635,15 @@ fn a_request_with_a_mask_in_a_secret_field_is_known() {
 #[test]
 fn fields_are_masked_and_stay_what_they_were() {
     let masker = masker();
-    let field = |value: &[u8]| {
-        masker
-            .field(&HeaderValue::from_bytes(value).unwrap())
-            .as_bytes()
-            .to_vec()
-    };
+    let field =
+        |value: &[u8]| masker.field(&HeaderValue::from_bytes(value).unwrap()).as_bytes().to_vec();
     let key = key("cal_live_");
-    assert_eq!(
-        field(format!("/a?key={key}&b=1").as_bytes()),
-        b"/a?key=cal_****************&b=1"
-    );
+    assert_eq!(field(format!("/a?key={key}&b=1").as_bytes()), b"/a?key=cal_****************&b=1");
     assert_eq!(
         field(&[b"\xe9 ", key.as_bytes(), b" \xff"].concat()),
         b"\xe9 cal_**************** \xff"
     );
-    assert_eq!(
-        field(format!("x%20{key}%20y").as_bytes()),
-        b"x%20cal_****************%20y"
-    );
+    assert_eq!(field(format!("x%20{key}%20y").as_bytes()), b"x%20cal_****************%20y");
     assert_eq!(
         field(b"text/html; a=local_development_environment"),
         b"text/html; a=local_development_environment"
@@ -780,14 +661,8 @@ fn text_is_masked_also_where_it_is_percent_encoded() {
         (format!("/?a=cal_{letters}"), "/?a=cal_****************"),
         (format!("/%20cal_{letters}/é"), "/%20cal_****************/é"),
         (format!("/%cal_{letters}"), "/%cal_****************"),
-        (
-            format!("/c%61l%5Flive%5f{letters}%41."),
-            "/cal_****************.",
-        ),
-        (
-            "/100%/local_development".to_owned(),
-            "/100%/local_development",
-        ),
+        (format!("/c%61l%5Flive%5f{letters}%41."), "/cal_****************."),
+        ("/100%/local_development".to_owned(), "/100%/local_development"),
     ] {
         assert_eq!(masker.text(&text), shown);
     }
@@ -797,22 +672,11 @@ fn text_is_masked_also_where_it_is_percent_encoded() {
 #[test]
 fn the_fingerprint_follows_the_configuration_and_nothing_else() {
     let of = |names: &[&str], objects: &[&str], units: &[&str]| {
-        let list = |names: &[&str]| {
-            names
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect::<Vec<_>>()
-        };
-        let secrets = Secrets {
-            names: list(names),
-            objects: list(objects),
-        };
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let secrets = Secrets { names: list(names), objects: list(objects) };
         Masker::new(&secrets, &list(units)).fingerprint()
     };
-    assert_eq!(
-        of(&["a", "B_c"], &[], &["u"]),
-        of(&["bC", "a", "A"], &[], &["u"])
-    );
+    assert_eq!(of(&["a", "B_c"], &[], &["u"]), of(&["bC", "a", "A"], &[], &["u"]));
     // A literal: another process, or another build, comes to the same.
     assert_eq!(of(&[], &[], &[]), EMPTY_FINGERPRINT);
     let all = [
@@ -831,49 +695,29 @@ fn the_fingerprint_follows_the_configuration_and_nothing_else() {
 #[test]
 fn the_self_test_holds_for_any_names() {
     assert_eq!(masker().self_test(), Ok(()));
-    let odd = ["a\"b\\", "é😀", "_", "", "title", "kind"]
-        .map(str::to_owned)
-        .to_vec();
-    for (names, objects) in [
-        (odd.clone(), vec![]),
-        (vec![], odd.clone()),
-        (odd.clone(), odd),
-        (vec![], vec![]),
-    ] {
-        assert_eq!(
-            Masker::new(&Secrets { names, objects }, &[]).self_test(),
-            Ok(())
-        );
+    let odd = ["a\"b\\", "é😀", "_", "", "title", "kind"].map(str::to_owned).to_vec();
+    for (names, objects) in
+        [(odd.clone(), vec![]), (vec![], odd.clone()), (odd.clone(), odd), (vec![], vec![])]
+    {
+        assert_eq!(Masker::new(&Secrets { names, objects }, &[]).self_test(), Ok(()));
     }
 }
 
 #[test]
 fn the_self_test_fails_when_a_secret_is_left() {
     let mut broken = masker();
-    broken
-        .secrets
-        .names
-        .push("a name that is not compiled".to_owned());
+    broken.secrets.names.push("a name that is not compiled".to_owned());
     assert_eq!(broken.self_test(), Err(SelfTestError::Failed));
 }
 
 #[test]
 fn many_names_are_all_found() {
-    let names: Vec<String> = (0..3_000)
-        .map(|index| format!("secret-number-{index}"))
-        .collect();
-    let masker = Masker::new(
-        &Secrets {
-            names: names.clone(),
-            objects: vec![],
-        },
-        &[],
-    );
+    let names: Vec<String> = (0..3_000).map(|index| format!("secret-number-{index}")).collect();
+    let masker = Masker::new(&Secrets { names: names.clone(), objects: vec![] }, &[]);
     for name in names {
         let name = name.replace('-', "");
-        let (_, facts) = masker
-            .json(Bytes::from(format!(r#"{{"{name}":1,"{name}0000":2}}"#)))
-            .unwrap();
+        let (_, facts) =
+            masker.json(Bytes::from(format!(r#"{{"{name}":1,"{name}0000":2}}"#))).unwrap();
         assert_eq!(facts.fields_masked, 1);
     }
 }
@@ -931,9 +775,9 @@ fn shows(value: &Value, secret: &str) -> bool {
     match value {
         Value::String(text) => text.contains(secret),
         Value::Array(values) => values.iter().any(|value| shows(value, secret)),
-        Value::Object(members) => members
-            .iter()
-            .any(|(name, value)| name.contains(secret) || shows(value, secret)),
+        Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains(secret) || shows(value, secret))
+        }
         _ => false,
     }
 }

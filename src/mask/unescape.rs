@@ -24,10 +24,7 @@ pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
             0xD800..=0xDBFF => match escape_at(text, at) {
                 Some((low @ 0xDC00..=0xDFFF, length)) => {
                     at += length;
-                    push_code(
-                        &mut plain,
-                        0x1_0000 + ((code - 0xD800) << 10) + (low - 0xDC00),
-                    );
+                    push_code(&mut plain, 0x1_0000 + ((code - 0xD800) << 10) + (low - 0xDC00));
                 }
                 _ => push_code(&mut plain, code),
             },
@@ -44,16 +41,11 @@ pub(super) fn units(body: &[u8], mut start: usize, end: usize) -> impl Iterator<
     std::iter::from_fn(move || {
         let &first = text.get(start)?;
         let (byte, length) = match first {
-            b'\\' => escape_at(text, start).map_or((OTHER, 1), |(code, length)| {
-                (u8::try_from(code).unwrap_or(OTHER), length)
-            }),
+            b'\\' => escape_at(text, start)
+                .map_or((OTHER, 1), |(code, length)| (u8::try_from(code).unwrap_or(OTHER), length)),
             _ => (first, 1),
         };
-        let unit = Unit {
-            byte,
-            start,
-            end: start + length,
-        };
+        let unit = Unit { byte, start, end: start + length };
         start += length;
         Some(unit)
     })
@@ -61,9 +53,9 @@ pub(super) fn units(body: &[u8], mut start: usize, end: usize) -> impl Iterator<
 
 /// The value of four hexadecimal digits.
 pub(super) fn hex4(digits: [u8; 4]) -> Option<u32> {
-    digits.into_iter().try_fold(0, |value, digit| {
-        Some(value << 4 | char::from(digit).to_digit(16)?)
-    })
+    digits
+        .into_iter()
+        .try_fold(0, |value, digit| Some(value << 4 | char::from(digit).to_digit(16)?))
 }
 
 /// The UTF-16 code unit of the escape at `at`, and the escape's length.

@@ -46,11 +46,7 @@ pub(super) fn parse(text: &[u8]) -> Option<i64> {
 /// Days from 1970-01-01 in the Gregorian calendar. Years are counted from March, so that the leap
 /// day ends a year.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
@@ -60,16 +56,10 @@ fn fraction(tail: &[u8]) -> Option<(i64, &[u8])> {
     let Some(digits) = tail.strip_prefix(b".") else {
         return Some((0, tail));
     };
-    let count = digits
-        .iter()
-        .take_while(|digit| digit.is_ascii_digit())
-        .count();
+    let count = digits.iter().take_while(|digit| digit.is_ascii_digit()).count();
     let (digits, zone) = digits.split_at_checked(count).filter(|_| count > 0)?;
     let micros = digits.iter().chain(b"000000").take(6);
-    Some((
-        micros.fold(0, |value, digit| value * 10 + i64::from(digit - b'0')),
-        zone,
-    ))
+    Some((micros.fold(0, |value, digit| value * 10 + i64::from(digit - b'0')), zone))
 }
 
 /// The zone's offset from UTC in seconds.
@@ -87,9 +77,7 @@ fn offset(zone: &[u8]) -> Option<i64> {
 
 fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |value, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| value * 10 + i64::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0'))
     })
 }
 
@@ -102,10 +90,7 @@ mod tests {
         assert_eq!(parse(b"1970-01-02 00:00:00.000001"), Some(86_400_000_001));
         assert_eq!(parse(b"1970-01-01 00:00:01.5"), Some(1_500_000));
         assert_eq!(parse(b"2025-03-01T00:00:00"), Some(1_740_787_200_000_000));
-        assert_eq!(
-            parse(b"2000-02-29 23:59:59.999999999Z"),
-            Some(951_868_799_999_999)
-        );
+        assert_eq!(parse(b"2000-02-29 23:59:59.999999999Z"), Some(951_868_799_999_999));
     }
 
     #[test]

@@ -27,20 +27,13 @@ pub(super) fn is_mask(text: &[u8]) -> bool {
     if text == PREFIXED || text == BARE {
         return true;
     }
-    let stars = PREFIXES
-        .iter()
-        .find_map(|prefix| text.strip_prefix(*prefix))
-        .unwrap_or(text);
+    let stars = PREFIXES.iter().find_map(|prefix| text.strip_prefix(*prefix)).unwrap_or(text);
     stars.len() >= FEWEST_STARS && stars.iter().all(|&byte| byte == b'*')
 }
 
 /// The canonical mask, without quotes, of the value `text`, unescaped already.
 pub(super) fn mask_of(text: &[u8]) -> &'static [u8] {
-    if text.starts_with(PREFIX) {
-        PREFIXED
-    } else {
-        BARE
-    }
+    if text.starts_with(PREFIX) { PREFIXED } else { BARE }
 }
 
 /// The longest first, so that the rest behind the first that fits is what has to be asterisks.

@@ -27,10 +27,7 @@ pub(crate) struct Access {
 }
 
 /// How a target is shown: after the masker, or as a digest.
-#[expect(
-    clippy::type_complexity,
-    reason = "it is what this type is there to name"
-)]
+#[expect(clippy::type_complexity, reason = "it is what this type is there to name")]
 pub struct TargetView(Box<dyn Fn(&str) -> Cow<'_, str> + Send + Sync>);
 
 impl TargetView {
@@ -85,11 +82,7 @@ impl Access {
         if let Some(view) = &self.target {
             line.text("target", &(view.0)(arrival.target));
         }
-        if let Some(caller) = facts
-            .caller
-            .as_ref()
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-        {
+        if let Some(caller) = facts.caller.as_ref().and_then(|hex| std::str::from_utf8(hex).ok()) {
             line.text("caller", caller);
         }
         if let Some(reply) = &facts.reply {
@@ -119,9 +112,7 @@ impl Access {
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access")
-            .field("which", &self.which)
-            .finish_non_exhaustive()
+        f.debug_struct("Access").field("which", &self.which).finish_non_exhaustive()
     }
 }
 

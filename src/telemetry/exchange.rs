@@ -88,11 +88,7 @@ impl<'a> Exchange<'a> {
             outcome: Outcome::ClientGone,
             took: Duration::ZERO,
         };
-        Self {
-            telemetry,
-            facts,
-            ended: false,
-        }
+        Self { telemetry, facts, ended: false }
     }
 
     /// The route that serves it, by its index.
@@ -126,10 +122,7 @@ impl<'a> Exchange<'a> {
         self.ended = true;
         let facts = &mut self.facts;
         let telemetry = self.telemetry;
-        facts.took = telemetry
-            .clock
-            .mono()
-            .saturating_sub(facts.arrival.started.mono);
+        facts.took = telemetry.clock.mono().saturating_sub(facts.arrival.started.mono);
         count(&telemetry.metrics, facts);
         telemetry.access.record(facts);
     }
@@ -150,12 +143,8 @@ fn count(metrics: &Metrics, facts: &Facts<'_>) {
     let outcome = facts.outcome;
     let class = Class::of(facts.reply.map(|reply| reply.status));
     metrics.requests_in_flight.dec();
-    metrics
-        .requests_total
-        .inc(facts.route, facts.arrival.method, class, outcome);
-    metrics
-        .request_duration_seconds
-        .observe(outcome, facts.took.as_secs_f64());
+    metrics.requests_total.inc(facts.route, facts.arrival.method, class, outcome);
+    metrics.request_duration_seconds.observe(outcome, facts.took.as_secs_f64());
     if let Some(age) = facts.reply.and_then(|reply| reply.age) {
         metrics.cache_served_age_seconds.observe(age.as_secs_f64());
     }
@@ -164,9 +153,7 @@ fn count(metrics: &Metrics, facts: &Facts<'_>) {
     }
     match outcome {
         Outcome::Cache(Status::StaleWhileRevalidate) => {
-            metrics
-                .cache_stale_served_total
-                .inc(StaleWindow::WhileRevalidate);
+            metrics.cache_stale_served_total.inc(StaleWindow::WhileRevalidate);
         }
         Outcome::Cache(Status::StaleIfError) => {
             metrics.cache_stale_served_total.inc(StaleWindow::IfError);

@@ -22,13 +22,8 @@ pub struct Counters<L> {
 
 impl<L: Label> Counters<L> {
     pub(crate) fn new(vec: &IntCounterVec) -> Self {
-        let handles = L::ALL
-            .iter()
-            .map(|value| vec.with_label_values(&[value.as_str()]));
-        Self {
-            handles: handles.collect(),
-            label: PhantomData,
-        }
+        let handles = L::ALL.iter().map(|value| vec.with_label_values(&[value.as_str()]));
+        Self { handles: handles.collect(), label: PhantomData }
     }
 
     /// Counts one.
@@ -60,14 +55,9 @@ pub struct PairCounters<A, B> {
 
 impl<A: Label, B: Label> PairCounters<A, B> {
     pub(crate) fn new(vec: &IntCounterVec) -> Self {
-        let pairs = A::ALL
-            .iter()
-            .flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
+        let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
         let handles = pairs.map(|(a, b)| vec.with_label_values(&[a.as_str(), b.as_str()]));
-        Self {
-            handles: handles.collect(),
-            labels: PhantomData,
-        }
+        Self { handles: handles.collect(), labels: PhantomData }
     }
 
     /// Counts one.
@@ -87,13 +77,8 @@ pub struct NamedCounters {
 
 impl NamedCounters {
     pub(crate) fn new(vec: IntCounterVec, values: &[&'static str]) -> Self {
-        let known = values
-            .iter()
-            .map(|value| (*value, vec.with_label_values(&[value])));
-        Self {
-            known: known.collect(),
-            vec,
-        }
+        let known = values.iter().map(|value| (*value, vec.with_label_values(&[value])));
+        Self { known: known.collect(), vec }
     }
 
     /// Counts one.
@@ -128,11 +113,7 @@ impl<L: Label> RouteCounters<L> {
             }
             (route.name.clone(), handles)
         });
-        Self {
-            routes: routes.collect(),
-            vec,
-            label: PhantomData,
-        }
+        Self { routes: routes.collect(), vec, label: PhantomData }
     }
 
     /// Counts one.
@@ -156,13 +137,8 @@ pub struct Histograms<L> {
 
 impl<L: Label> Histograms<L> {
     pub(crate) fn new(vec: &HistogramVec) -> Self {
-        let handles = L::ALL
-            .iter()
-            .map(|value| vec.with_label_values(&[value.as_str()]));
-        Self {
-            handles: handles.collect(),
-            label: PhantomData,
-        }
+        let handles = L::ALL.iter().map(|value| vec.with_label_values(&[value.as_str()]));
+        Self { handles: handles.collect(), label: PhantomData }
     }
 
     /// Observes one value, in the histogram's unit.
@@ -182,13 +158,8 @@ pub struct Gauges<L> {
 
 impl<L: Label> Gauges<L> {
     pub(crate) fn new(vec: &IntGaugeVec) -> Self {
-        let handles = L::ALL
-            .iter()
-            .map(|value| vec.with_label_values(&[value.as_str()]));
-        Self {
-            handles: handles.collect(),
-            label: PhantomData,
-        }
+        let handles = L::ALL.iter().map(|value| vec.with_label_values(&[value.as_str()]));
+        Self { handles: handles.collect(), label: PhantomData }
     }
 
     /// Sets the gauge.
@@ -205,9 +176,7 @@ pub struct UpstreamHistograms(Vec<Histogram>);
 
 impl UpstreamHistograms {
     pub(crate) fn new(vec: &HistogramVec, routes: &[RouteLabels]) -> Self {
-        let handles = routes
-            .iter()
-            .map(|route| vec.with_label_values(&[&*route.upstream]));
+        let handles = routes.iter().map(|route| vec.with_label_values(&[&*route.upstream]));
         Self(handles.collect())
     }
 
@@ -225,9 +194,7 @@ pub struct UpstreamGauges(Vec<Gauge>);
 
 impl UpstreamGauges {
     pub(crate) fn new(vec: &GaugeVec, routes: &[RouteLabels]) -> Self {
-        let handles = routes
-            .iter()
-            .map(|route| vec.with_label_values(&[&*route.upstream]));
+        let handles = routes.iter().map(|route| vec.with_label_values(&[&*route.upstream]));
         Self(handles.collect())
     }
 

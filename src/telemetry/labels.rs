@@ -57,12 +57,7 @@ impl Outcome {
     pub const fn classes(self) -> &'static [Class] {
         match self {
             // 304 and 412 are made from a stored answer; an open route stores any final status.
-            Self::Cache(_) => &[
-                Class::Success,
-                Class::Redirect,
-                Class::Client,
-                Class::Server,
-            ],
+            Self::Cache(_) => &[Class::Success, Class::Redirect, Class::Client, Class::Server],
             // 501 for a transfer coding we do not know is the client's fault too; an upstream's 4xx
             // whose body could not be proven masked keeps its status.
             Self::Refused | Self::UpstreamFailed => &[Class::Client, Class::Server],
@@ -141,13 +136,8 @@ impl Class {
 }
 
 impl Label for Class {
-    const ALL: &'static [Self] = &[
-        Self::None,
-        Self::Success,
-        Self::Redirect,
-        Self::Client,
-        Self::Server,
-    ];
+    const ALL: &'static [Self] =
+        &[Self::None, Self::Success, Self::Redirect, Self::Client, Self::Server];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -182,14 +172,8 @@ pub enum Cause {
 }
 
 impl Label for Cause {
-    const ALL: &'static [Self] = &[
-        Self::Miss,
-        Self::Revalidate,
-        Self::Refresh,
-        Self::Forward,
-        Self::Write,
-        Self::Retry,
-    ];
+    const ALL: &'static [Self] =
+        &[Self::Miss, Self::Revalidate, Self::Refresh, Self::Forward, Self::Write, Self::Retry];
 
     fn as_str(self) -> &'static str {
         match self {

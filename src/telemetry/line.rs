@@ -65,15 +65,13 @@ impl<'a> Line<'a> {
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.integer(micros / 1_000);
         let [_, tenths, hundredths, thousandths] = digits(micros % 1_000);
-        self.out
-            .extend_from_slice(&[b'.', tenths, hundredths, thousandths]);
+        self.out.extend_from_slice(&[b'.', tenths, hundredths, thousandths]);
     }
 
     /// A truth value.
     pub(crate) fn truth(&mut self, name: &str, value: bool) {
         self.name(name);
-        self.out
-            .extend_from_slice(if value { b"true" } else { b"false" });
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A word that needs no escape: a label of ours, a route's name.
@@ -132,8 +130,7 @@ impl<'a> Line<'a> {
     }
 
     fn integer(&mut self, value: impl itoa::Integer) {
-        self.out
-            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 }
 
@@ -166,11 +163,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     (era * 400 + year + next, month, day)
 }
 
@@ -210,9 +203,7 @@ fn json_character(out: &mut Vec<u8>, character: char) {
             out.extend_from_slice(b"\\u00");
             for nibble in [code >> 4 & 0xf, code & 0xf] {
                 out.push(
-                    char::from_digit(nibble, 16)
-                        .and_then(|c| u8::try_from(c).ok())
-                        .unwrap_or(b'0'),
+                    char::from_digit(nibble, 16).and_then(|c| u8::try_from(c).ok()).unwrap_or(b'0'),
                 );
             }
         }
@@ -284,20 +275,7 @@ mod tests {
         let lengths = |year: u64| {
             let leap =
                 year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-            [
-                31,
-                if leap { 29 } else { 28 },
-                31,
-                30,
-                31,
-                30,
-                31,
-                31,
-                30,
-                31,
-                30,
-                31,
-            ]
+            [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
         };
         let mut expected = (1970, 1, 1);
         for days in 0..293_000 {
@@ -314,20 +292,15 @@ mod tests {
 
     #[test]
     fn any_character_survives_json_and_none_of_them_controls_a_terminal() {
-        let every: Vec<char> = (0..=0x2_100)
-            .filter_map(char::from_u32)
-            .chain(['\u{1f980}'])
-            .collect();
+        let every: Vec<char> =
+            (0..=0x2_100).filter_map(char::from_u32).chain(['\u{1f980}']).collect();
         for some in every.chunks(100) {
             let value: String = some.iter().collect();
             let json = written(|out| json_string(out, &value, ""));
             assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
             assert!(!json.chars().any(char::is_control));
             let text = written(|out| text_value(out, &value, ""));
-            assert!(
-                text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
-                "{text}"
-            );
+            assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
         }
     }
 
@@ -350,17 +323,11 @@ mod tests {
     fn addresses_are_shown_without_their_mapping() {
         let shown = |ip: IpAddr| {
             written(|out| {
-                let mut line = Line {
-                    out,
-                    format: LogFormat::Json,
-                };
+                let mut line = Line { out, format: LogFormat::Json };
                 line.address("peer", ip);
             })
         };
-        assert_eq!(
-            shown("::ffff:192.0.2.1".parse().unwrap()),
-            r#","peer":"192.0.2.1""#
-        );
+        assert_eq!(shown("::ffff:192.0.2.1".parse().unwrap()), r#","peer":"192.0.2.1""#);
         assert_eq!(shown(IpAddr::V6(Ipv6Addr::LOCALHOST)), r#","peer":"::1""#);
     }
 
@@ -368,10 +335,7 @@ mod tests {
     fn a_duration_is_told_to_the_microsecond() {
         let shown = |micros| {
             written(|out| {
-                let mut line = Line {
-                    out,
-                    format: LogFormat::Text,
-                };
+                let mut line = Line { out, format: LogFormat::Text };
                 line.millis("ms", Duration::from_micros(micros));
             })
         };

@@ -154,8 +154,7 @@ impl Metrics {
     pub fn config_loaded(&self, succeeded: bool, wall: Duration) {
         self.config_last_load_successful.set(i64::from(succeeded));
         if succeeded {
-            self.config_last_load_success_timestamp_seconds
-                .set(wall.as_secs_f64());
+            self.config_last_load_success_timestamp_seconds.set(wall.as_secs_f64());
         }
     }
 
@@ -167,9 +166,7 @@ impl Metrics {
     /// Everything in Prometheus' text format, version 0.0.4.
     pub fn scrape(&self) -> String {
         // The encoder fails only on a family without a name or series, and the registry has none.
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }
 
@@ -178,9 +175,7 @@ pub(crate) fn help(name: &str) -> Option<&'static str> {
     let mut lines = SOURCE.lines().map(str::trim);
     let mut doc = lines.next()?;
     for line in lines {
-        let field = line
-            .strip_prefix("pub ")
-            .and_then(|line| line.split_once(": "));
+        let field = line.strip_prefix("pub ").and_then(|line| line.split_once(": "));
         if field.is_some_and(|(field, _)| field == name) {
             return doc.strip_prefix("/// ");
         }
@@ -193,6 +188,5 @@ pub(crate) fn help(name: &str) -> Option<&'static str> {
 const SOURCE: &str = include_str!("metrics.rs");
 
 /// Bounds of the ages at which answers are served, in seconds.
-const AGES: [f64; 12] = [
-    1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 86_400.0,
-];
+const AGES: [f64; 12] =
+    [1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 86_400.0];

@@ -21,10 +21,7 @@ mod vocabulary;
 mod writer;
 
 #[cfg(test)]
-#[expect(
-    clippy::float_cmp,
-    reason = "counts are whole numbers, and compared as such"
-)]
+#[expect(clippy::float_cmp, reason = "counts are whole numbers, and compared as such")]
 mod tests;
 
 use std::time::Duration;
@@ -86,18 +83,10 @@ impl Telemetry {
             format: setup.log.format,
             target: setup.target,
             dice: setup.dice,
-            routes: setup
-                .routes
-                .iter()
-                .map(|route| route.name.clone())
-                .collect(),
+            routes: setup.routes.iter().map(|route| route.name.clone()).collect(),
         };
         let metrics = Metrics::new(setup.routes, &setup.vocabulary)?;
-        Ok(Self {
-            metrics,
-            access,
-            clock: setup.clock,
-        })
+        Ok(Self { metrics, access, clock: setup.clock })
     }
 
     /// A request arrived.

@@ -57,9 +57,8 @@ impl<'a> Registrar<'a> {
 
     pub(crate) fn build_info(&self, name: &str) -> prometheus::Result<IntGauge> {
         let version = env!("CARGO_PKG_VERSION");
-        let info = self.register(IntGauge::with_opts(
-            opts(name)?.const_label("version", version),
-        )?)?;
+        let info =
+            self.register(IntGauge::with_opts(opts(name)?.const_label("version", version))?)?;
         info.set(1);
         Ok(info)
     }
@@ -86,10 +85,7 @@ impl<'a> Registrar<'a> {
         label: &str,
         values: &[&'static str],
     ) -> prometheus::Result<NamedCounters> {
-        Ok(NamedCounters::new(
-            self.counter_vec(name, &[label])?,
-            values,
-        ))
+        Ok(NamedCounters::new(self.counter_vec(name, &[label])?, values))
     }
 
     pub(crate) fn requests(&self, name: &str) -> prometheus::Result<RequestCounters> {
@@ -119,16 +115,11 @@ impl<'a> Registrar<'a> {
         name: &str,
         label: &str,
     ) -> prometheus::Result<Gauges<L>> {
-        Ok(Gauges::new(
-            &self.register(IntGaugeVec::new(opts(name)?, &[label])?)?,
-        ))
+        Ok(Gauges::new(&self.register(IntGaugeVec::new(opts(name)?, &[label])?)?))
     }
 
     pub(crate) fn upstream_histograms(&self, name: &str) -> prometheus::Result<UpstreamHistograms> {
-        Ok(UpstreamHistograms::new(
-            &self.latencies(name, "upstream")?,
-            self.routes,
-        ))
+        Ok(UpstreamHistograms::new(&self.latencies(name, "upstream")?, self.routes))
     }
 
     pub(crate) fn upstream_gauges(&self, name: &str) -> prometheus::Result<UpstreamGauges> {

@@ -26,15 +26,10 @@ struct MethodCounters {
 
 impl RequestCounters {
     pub(crate) fn new(vec: IntCounterVec, routes: &[RouteLabels]) -> Self {
-        let mut series: Vec<_> = routes
-            .iter()
-            .map(|route| MethodCounters::new(&vec, route))
-            .collect();
+        let mut series: Vec<_> =
+            routes.iter().map(|route| MethodCounters::new(&vec, route)).collect();
         series.push(MethodCounters::none(&vec));
-        Self {
-            routes: series,
-            vec,
-        }
+        Self { routes: series, vec }
     }
 
     /// Counts one. A method that the route does not serve is counted where no route is.
@@ -44,11 +39,8 @@ impl RequestCounters {
             .and_then(|route| route.of(method).map(|handles| (route, method, handles)))
             .or_else(|| {
                 let none = self.routes.last()?;
-                let method = if none.of(method).is_some() {
-                    method
-                } else {
-                    &none.methods.last()?.0
-                };
+                let method =
+                    if none.of(method).is_some() { method } else { &none.methods.last()?.0 };
                 Some((none, method, none.of(method)?))
             });
         let Some((route, method, handles)) = found else {
@@ -66,26 +58,17 @@ impl MethodCounters {
         let methods = route.methods.iter();
         let methods =
             methods.map(|method| Self::row(vec, &route.name, method, route.outcomes(method)));
-        Self {
-            route: route.name.clone(),
-            methods: methods.collect(),
-        }
+        Self { route: route.name.clone(), methods: methods.collect() }
     }
 
     /// Requests that no route serves: they are refused before anything is looked up.
     fn none(vec: &IntCounterVec) -> Self {
-        let methods = STANDARD
-            .iter()
-            .cloned()
-            .chain(Method::from_bytes(OTHER.as_bytes()));
+        let methods = STANDARD.iter().cloned().chain(Method::from_bytes(OTHER.as_bytes()));
         let outcomes = Outcome::ALL
             .into_iter()
             .filter(|outcome| !matches!(outcome, Outcome::Cache(_) | Outcome::UpstreamFailed));
         let methods = methods.map(|method| Self::row(vec, NO_ROUTE, &method, outcomes.clone()));
-        Self {
-            route: NO_ROUTE.to_owned(),
-            methods: methods.collect(),
-        }
+        Self { route: NO_ROUTE.to_owned(), methods: methods.collect() }
     }
 
     fn row(
@@ -106,10 +89,7 @@ impl MethodCounters {
     }
 
     fn of(&self, method: &Method) -> Option<&Vec<Option<IntCounter>>> {
-        self.methods
-            .iter()
-            .find(|(known, _)| known == method)
-            .map(|(_, handles)| handles)
+        self.methods.iter().find(|(known, _)| known == method).map(|(_, handles)| handles)
     }
 }
 

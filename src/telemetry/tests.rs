@@ -70,19 +70,14 @@ fn vocabulary() -> Vocabulary {
 
 /// A telemetry with two routes, its output and its clock.
 fn telemetry(access: AccessLog, format: LogFormat) -> (Telemetry, Written, Clock) {
-    let (written, clock) = (
-        Written::default(),
-        Clock::steered(Duration::from_millis(1_500)),
-    );
+    let (written, clock) = (Written::default(), Clock::steered(Duration::from_millis(1_500)));
     let setup = Setup {
         clock: clock.clone(),
         dice: Dice::seeded(1),
         log: &log(access, format),
         routes: &routes(),
         vocabulary: vocabulary(),
-        target: Some(TargetView::new(|target| {
-            Cow::Owned(target.replace("secret", "****"))
-        })),
+        target: Some(TargetView::new(|target| Cow::Owned(target.replace("secret", "****")))),
         lines: Lines::to(written.clone()).unwrap(),
     };
     (Telemetry::new(setup).unwrap(), written, clock)
@@ -130,49 +125,33 @@ fn moved(telemetry: &Telemetry, act: impl FnOnce(&Metrics)) -> Vec<(String, f64)
     let after = series(telemetry).into_iter();
     let ours = after.filter(|(name, _)| name.starts_with("unitgate_"));
     let grown = ours.map(|(name, value)| {
-        let old = before
-            .get(&name)
-            .unwrap_or_else(|| panic!("{name} was not there at the start"));
+        let old = before.get(&name).unwrap_or_else(|| panic!("{name} was not there at the start"));
         (name, value - old)
     });
     grown.filter(|(_, by)| *by != 0.0).collect()
 }
 
 fn sum(series: &BTreeMap<String, f64>, prefix: &str) -> f64 {
-    series
-        .iter()
-        .filter(|(name, _)| name.starts_with(prefix))
-        .map(|(_, value)| value)
-        .sum()
+    series.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
 }
 
 #[test]
 fn the_help_of_each_metric_is_the_doc_comment_of_its_field() {
     let scrape = quiet().scrape();
-    let (_, fields) = include_str!("metrics.rs")
-        .split_once("pub struct Metrics {")
-        .unwrap();
+    let (_, fields) = include_str!("metrics.rs").split_once("pub struct Metrics {").unwrap();
     let (fields, _) = fields.split_once("\n}").unwrap();
     let lines: Vec<&str> = fields.lines().map(str::trim).collect();
     let mut documented = 0;
     for pair in lines.windows(2) {
-        let Some((field, _)) = pair[1]
-            .strip_prefix("pub ")
-            .and_then(|l| l.split_once(": "))
-        else {
+        let Some((field, _)) = pair[1].strip_prefix("pub ").and_then(|l| l.split_once(": ")) else {
             continue;
         };
-        let doc = pair[0]
-            .strip_prefix("/// ")
-            .unwrap_or_else(|| panic!("{field} has no doc"));
+        let doc = pair[0].strip_prefix("/// ").unwrap_or_else(|| panic!("{field} has no doc"));
         let help = format!("# HELP unitgate_{field} {doc}\n");
         assert!(scrape.contains(&help), "{help}");
         documented += 1;
     }
-    let helps = scrape
-        .lines()
-        .filter(|line| line.starts_with("# HELP unitgate_"))
-        .count();
+    let helps = scrape.lines().filter(|line| line.starts_with("# HELP unitgate_")).count();
     assert_eq!(helps, documented);
     assert!(documented > 25);
 }
@@ -180,11 +159,7 @@ fn the_help_of_each_metric_is_the_doc_comment_of_its_field() {
 #[test]
 fn every_series_reads_0_from_the_start_and_build_info_1() {
     for (name, value) in series(&quiet()) {
-        let expected = if name.starts_with("unitgate_build_info") {
-            1.0
-        } else {
-            0.0
-        };
+        let expected = if name.starts_with("unitgate_build_info") { 1.0 } else { 0.0 };
         assert!(
             !name.starts_with("unitgate_") || value.to_bits() == f64::to_bits(expected),
             "{name}"
@@ -239,25 +214,14 @@ fn what_can_not_occur_has_no_series() {
 /// Asserts that `act` moves this series by one, and no other.
 fn moves(series: &str, act: impl FnOnce(&Metrics)) {
     let telemetry = quiet();
-    assert_eq!(
-        moved(&telemetry, act),
-        [(format!("unitgate_{series}"), 1.0)]
-    );
+    assert_eq!(moved(&telemetry, act), [(format!("unitgate_{series}"), 1.0)]);
 }
 
 #[test]
 fn requests_connections_and_readiness_move_their_own_series_and_no_other() {
-    moves(
-        r#"requests_total{method="GET",outcome="hit",route="list",status="2xx"}"#,
-        |m| {
-            m.requests_total.inc(
-                Some(0),
-                &Method::GET,
-                Class::Success,
-                Outcome::Cache(Status::Hit),
-            );
-        },
-    );
+    moves(r#"requests_total{method="GET",outcome="hit",route="list",status="2xx"}"#, |m| {
+        m.requests_total.inc(Some(0), &Method::GET, Class::Success, Outcome::Cache(Status::Hit));
+    });
     moves("requests_in_flight", |m| m.requests_in_flight.inc());
     moves(r#"errors_total{code="no_route"}"#, |m| {
         m.errors_total.inc("no_route");
@@ -271,33 +235,18 @@ fn requests_connections_and_readiness_move_their_own_series_and_no_other() {
 
 #[test]
 fn upstream_requests_errors_and_skew_move_their_own_series_and_no_other() {
-    for cause in [
-        Cause::Miss,
-        Cause::Revalidate,
-        Cause::Refresh,
-        Cause::Forward,
-        Cause::Retry,
-    ] {
+    for cause in [Cause::Miss, Cause::Revalidate, Cause::Refresh, Cause::Forward, Cause::Retry] {
         let label = cause.as_str();
-        moves(
-            &format!(r#"upstream_requests_total{{cause="{label}",route="list"}}"#),
-            |m| {
-                m.upstream_requests_total.inc(0, cause);
-            },
-        );
+        moves(&format!(r#"upstream_requests_total{{cause="{label}",route="list"}}"#), |m| {
+            m.upstream_requests_total.inc(0, cause);
+        });
     }
-    moves(
-        r#"upstream_requests_total{cause="write",route="write"}"#,
-        |m| {
-            m.upstream_requests_total.inc(1, Cause::Write);
-        },
-    );
-    moves(
-        r#"upstream_errors_total{kind="connect",upstream="reads"}"#,
-        |m| {
-            m.upstream_errors_total.inc(0, "connect");
-        },
-    );
+    moves(r#"upstream_requests_total{cause="write",route="write"}"#, |m| {
+        m.upstream_requests_total.inc(1, Cause::Write);
+    });
+    moves(r#"upstream_errors_total{kind="connect",upstream="reads"}"#, |m| {
+        m.upstream_errors_total.inc(0, "connect");
+    });
     moves(r#"upstream_clock_skew_seconds{upstream="writes"}"#, |m| {
         m.upstream_clock_skew_seconds.set(1, 1.0);
     });
@@ -313,12 +262,9 @@ fn cache_and_masking_move_their_own_series_and_no_other() {
     });
     moves("cache_insertions_total", |m| m.count_insertions(1));
     for cause in Eviction::ALL {
-        moves(
-            &format!(r#"cache_evictions_total{{cause="{}"}}"#, cause.as_str()),
-            |m| {
-                m.cache_evictions_total.catch_up(*cause, 1);
-            },
-        );
+        moves(&format!(r#"cache_evictions_total{{cause="{}"}}"#, cause.as_str()), |m| {
+            m.cache_evictions_total.catch_up(*cause, 1);
+        });
     }
     moves("masked_fields_total", |m| m.masked_fields_total.inc());
     moves("unmasked_answers_total", |m| m.unmasked_answers_total.inc());
@@ -348,21 +294,11 @@ fn each_limiter_moves_its_own_series_and_no_other() {
 #[test]
 fn a_load_of_the_configuration_tells_its_result_and_a_failure_keeps_the_time_of_the_last_success() {
     let telemetry = quiet();
-    telemetry
-        .metrics
-        .config_loaded(true, Duration::from_secs(9));
-    telemetry
-        .metrics
-        .config_loaded(false, Duration::from_secs(10));
+    telemetry.metrics.config_loaded(true, Duration::from_secs(9));
+    telemetry.metrics.config_loaded(false, Duration::from_secs(10));
     let series = series(&telemetry);
     assert_eq!(sum(&series, "unitgate_config_last_load_successful"), 0.0);
-    assert_eq!(
-        sum(
-            &series,
-            "unitgate_config_last_load_success_timestamp_seconds"
-        ),
-        9.0
-    );
+    assert_eq!(sum(&series, "unitgate_config_last_load_success_timestamp_seconds"), 9.0);
 }
 
 #[test]
@@ -377,10 +313,7 @@ fn a_total_counted_elsewhere_is_taken_over_and_never_goes_back() {
 #[test]
 fn upstream_durations_are_observed_by_upstream() {
     let telemetry = quiet();
-    telemetry
-        .metrics
-        .upstream_request_duration_seconds
-        .observe(1, 0.2);
+    telemetry.metrics.upstream_request_duration_seconds.observe(1, 0.2);
     let name = r#"unitgate_upstream_request_duration_seconds_count{upstream="writes"}"#;
     assert_eq!(series(&telemetry)[name], 1.0);
 }
@@ -389,22 +322,13 @@ fn upstream_durations_are_observed_by_upstream() {
 fn every_request_ends_in_exactly_one_class_whatever_its_route_method_and_status() {
     let (telemetry, _, clock) = telemetry(AccessLog::Off, LogFormat::Json);
     let strange = Method::from_bytes(b"BREW").unwrap();
-    let methods = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::DELETE,
-        strange,
-    ];
+    let methods = [Method::GET, Method::HEAD, Method::POST, Method::DELETE, strange];
     let mut begun = 0.0;
     for route in [None, Some(0), Some(1), Some(99)] {
         for method in &methods {
             for outcome in Outcome::ALL {
                 for status in [100, 200, 304, 404, 503, 999] {
-                    let mut exchange = telemetry.begin(Arrival {
-                        method,
-                        ..arrival(&clock)
-                    });
+                    let mut exchange = telemetry.begin(Arrival { method, ..arrival(&clock) });
                     if let Some(route) = route {
                         exchange.route(route);
                     }
@@ -416,10 +340,7 @@ fn every_request_ends_in_exactly_one_class_whatever_its_route_method_and_status(
     }
     let series = series(&telemetry);
     assert_eq!(sum(&series, "unitgate_requests_total{"), begun);
-    assert_eq!(
-        sum(&series, "unitgate_request_duration_seconds_count{"),
-        begun
-    );
+    assert_eq!(sum(&series, "unitgate_request_duration_seconds_count{"), begun);
     assert_eq!(sum(&series, "unitgate_requests_in_flight"), 0.0);
 }
 
@@ -433,20 +354,14 @@ fn every_upstream_request_has_exactly_one_cause() {
             sent += 1.0;
         }
     }
-    assert_eq!(
-        sum(&series(&telemetry), "unitgate_upstream_requests_total{"),
-        sent
-    );
+    assert_eq!(sum(&series(&telemetry), "unitgate_upstream_requests_total{"), sent);
 }
 
 #[test]
 fn a_method_no_route_serves_is_counted_where_no_route_is_and_makes_no_label() {
     let (telemetry, _, clock) = telemetry(AccessLog::Off, LogFormat::Json);
     let strange = Method::from_bytes(b"BREW").unwrap();
-    let mut exchange = telemetry.begin(Arrival {
-        method: &strange,
-        ..arrival(&clock)
-    });
+    let mut exchange = telemetry.begin(Arrival { method: &strange, ..arrival(&clock) });
     exchange.route(0);
     exchange.end(reply(405, Outcome::Refused));
     let name =
@@ -492,9 +407,7 @@ fn an_exchange_that_a_panic_dropped_is_not_put_down_to_the_client() {
 #[test]
 fn an_exchange_that_ended_is_told_once() {
     let (telemetry, written, clock) = telemetry(AccessLog::All, LogFormat::Json);
-    telemetry
-        .begin(arrival(&clock))
-        .end(reply(200, Outcome::Cache(Status::Hit)));
+    telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
     assert!(telemetry.flush(Duration::from_secs(10)));
     assert_eq!(written.text().lines().count(), 1);
     assert_eq!(sum(&series(&telemetry), "unitgate_requests_total{"), 1.0);
@@ -510,19 +423,10 @@ fn the_outcome_also_counts_stale_coalesced_age_and_error() {
         ..reply(200, Outcome::Cache(Status::StaleIfError))
     });
     end(reply(200, Outcome::Cache(Status::Coalesced)));
-    end(Reply {
-        error: Some(("no_route", Side::Client)),
-        ..reply(404, Outcome::Refused)
-    });
+    end(Reply { error: Some(("no_route", Side::Client)), ..reply(404, Outcome::Refused) });
     let series = series(&telemetry);
-    assert_eq!(
-        series[r#"unitgate_cache_stale_served_total{window="while_revalidate"}"#],
-        1.0
-    );
-    assert_eq!(
-        series[r#"unitgate_cache_stale_served_total{window="if_error"}"#],
-        1.0
-    );
+    assert_eq!(series[r#"unitgate_cache_stale_served_total{window="while_revalidate"}"#], 1.0);
+    assert_eq!(series[r#"unitgate_cache_stale_served_total{window="if_error"}"#], 1.0);
     assert_eq!(series["unitgate_cache_coalesced_total"], 1.0);
     assert_eq!(series["unitgate_cache_served_age_seconds_sum"], 7.0);
     assert_eq!(series[r#"unitgate_errors_total{code="no_route"}"#], 1.0);
@@ -531,10 +435,7 @@ fn the_outcome_also_counts_stale_coalesced_age_and_error() {
 #[test]
 fn an_access_line_tells_everything_that_is_known() {
     let (telemetry, written, clock) = telemetry(AccessLog::All, LogFormat::Json);
-    let mut exchange = telemetry.begin(Arrival {
-        target: "/units/1?k=secret",
-        ..arrival(&clock)
-    });
+    let mut exchange = telemetry.begin(Arrival { target: "/units/1?k=secret", ..arrival(&clock) });
     exchange.route(0);
     exchange.caller(*b"0123456789ab");
     exchange.upstream(Cause::Revalidate, 2, Duration::from_micros(1_234));
@@ -564,13 +465,8 @@ fn nothing_in_a_target_can_break_out_of_its_line() {
     let nasty = "/a\"b\\c\n\r\t\u{0}\u{1b}[31m\u{7f}\u{9b}é =";
     let (telemetry_json, written, clock) = telemetry(AccessLog::All, LogFormat::Json);
     let line = |telemetry: &Telemetry, written: &Written| {
-        let arrival = Arrival {
-            target: nasty,
-            ..arrival(&clock)
-        };
-        telemetry
-            .begin(arrival)
-            .end(reply(200, Outcome::Cache(Status::Hit)));
+        let arrival = Arrival { target: nasty, ..arrival(&clock) };
+        telemetry.begin(arrival).end(reply(200, Outcome::Cache(Status::Hit)));
         assert!(telemetry.flush(Duration::from_secs(10)));
         let text = written.text();
         let line = text.strip_suffix('\n').unwrap().to_owned();
@@ -592,22 +488,15 @@ fn errors_are_never_sampled_away_and_the_others_are() {
     let lines = |access| {
         let (telemetry, written, clock) = telemetry(access, LogFormat::Text);
         for _ in 0..1_000 {
-            telemetry
-                .begin(arrival(&clock))
-                .end(reply(200, Outcome::Cache(Status::Hit)));
+            telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
         }
+        telemetry.begin(arrival(&clock)).end(reply(502, Outcome::Cache(Status::Forwarded)));
         telemetry
             .begin(arrival(&clock))
-            .end(reply(502, Outcome::Cache(Status::Forwarded)));
-        telemetry.begin(arrival(&clock)).end(Reply {
-            error: Some(("no_route", Side::Client)),
-            ..reply(404, Outcome::Refused)
-        });
+            .end(Reply { error: Some(("no_route", Side::Client)), ..reply(404, Outcome::Refused) });
         assert!(telemetry.flush(Duration::from_secs(10)));
         let text = written.text();
-        let failed = text
-            .lines()
-            .filter(|line| line.contains("502") || line.contains("no_route"));
+        let failed = text.lines().filter(|line| line.contains("502") || line.contains("no_route"));
         (text.lines().count(), failed.count())
     };
     assert_eq!(lines(AccessLog::Off), (0, 0));
@@ -640,12 +529,7 @@ fn lines_that_found_no_room_are_in_the_scrape() {
         lines: Lines::to(Broken).unwrap(),
     })
     .unwrap();
-    telemetry
-        .begin(arrival(&clock))
-        .end(reply(200, Outcome::Cache(Status::Hit)));
+    telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
     assert!(telemetry.flush(Duration::from_secs(10)));
-    assert_eq!(
-        series(&telemetry)[r#"unitgate_log_lines_dropped_total{log="access"}"#],
-        1.0
-    );
+    assert_eq!(series(&telemetry)[r#"unitgate_log_lines_dropped_total{log="access"}"#], 1.0);
 }

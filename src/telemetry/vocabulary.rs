@@ -24,13 +24,11 @@ impl RouteLabels {
     /// The outcomes that a request with `method` can have on this route.
     pub(crate) fn outcomes(&self, method: &Method) -> impl Iterator<Item = Outcome> + use<> {
         let looked_up = self.cached && is_read(method);
-        Outcome::ALL
-            .into_iter()
-            .filter(move |outcome| match outcome {
-                Outcome::Cache(Status::Forwarded) => true,
-                Outcome::Cache(_) => looked_up,
-                _ => true,
-            })
+        Outcome::ALL.into_iter().filter(move |outcome| match outcome {
+            Outcome::Cache(Status::Forwarded) => true,
+            Outcome::Cache(_) => looked_up,
+            _ => true,
+        })
     }
 
     /// The causes for which this route's upstream can be asked.

@@ -92,18 +92,13 @@ impl Lines {
         let goal = state.pushed;
         state.urgent = true;
         shared.work.notify_one();
-        let waited = shared
-            .written
-            .wait_while_for(&mut state, |now| now.done < goal, within);
+        let waited = shared.written.wait_while_for(&mut state, |now| now.done < goal, within);
         !waited.timed_out()
     }
 
     /// Lines dropped since this was last asked.
     pub fn take_dropped(&self, log: Log) -> u64 {
-        self.0
-            .0
-            .count(log)
-            .map_or(0, |dropped| dropped.swap(0, Ordering::Relaxed))
+        self.0.0.count(log).map_or(0, |dropped| dropped.swap(0, Ordering::Relaxed))
     }
 }
 
@@ -159,8 +154,7 @@ impl Shared {
     /// Waits for lines and moves them into the empty `batch`; `None` once closed and all is written.
     fn next_batch(&self, batch: &mut Vec<u8>) -> Option<[u64; 2]> {
         let mut state = self.state.lock();
-        self.work
-            .wait_while(&mut state, |now| now.pending.is_empty() && !now.closed);
+        self.work.wait_while(&mut state, |now| now.pending.is_empty() && !now.closed);
         let gathering = |now: &mut State| now.pending.len() < PLENTY && !now.urgent && !now.closed;
         self.work.wait_while_for(&mut state, gathering, GATHER);
         state.urgent = false;
@@ -221,9 +215,7 @@ mod tests {
     impl Write for Gated {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.permits.recv().map_err(std::io::Error::other)?;
-            self.seen
-                .send(bytes.to_vec())
-                .map_err(std::io::Error::other)?;
+            self.seen.send(bytes.to_vec()).map_err(std::io::Error::other)?;
             Ok(bytes.len())
         }
 
@@ -273,10 +265,7 @@ mod tests {
         drop((lines, permit));
         let written = seen.iter().collect::<Vec<_>>().concat();
         assert!(written.ends_with(b"the reserve\n"));
-        assert_eq!(
-            written.len() - 12,
-            usize::try_from(200 - dropped).unwrap() << 16
-        );
+        assert_eq!(written.len() - 12, usize::try_from(200 - dropped).unwrap() << 16);
     }
 
     #[test]

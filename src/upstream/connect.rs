@@ -60,12 +60,7 @@ impl Connector {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(Tcp::new(limits));
-        Ok(Self {
-            transport,
-            deadline: limits.connect,
-            age: limits.age,
-            dice,
-        })
+        Ok(Self { transport, deadline: limits.connect, age: limits.age, dice })
     }
 }
 
@@ -75,9 +70,7 @@ impl Service<Uri> for Connector {
     type Future = Pin<Box<dyn Future<Output = Result<Line, ConnectError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        self.transport
-            .poll_ready(cx)
-            .map_err(ConnectError::from_transport)
+        self.transport.poll_ready(cx).map_err(ConnectError::from_transport)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
@@ -90,10 +83,7 @@ impl Service<Uri> for Connector {
                 .or(Err(ConnectError::TimedOut))?
                 .map_err(ConnectError::from_transport)?;
             let opened = Instant::now();
-            Ok(Line {
-                stream,
-                span: Span { opened, lifetime },
-            })
+            Ok(Line { stream, span: Span { opened, lifetime } })
         })
     }
 }
@@ -118,9 +108,7 @@ pub(super) enum ConnectError {
 impl ConnectError {
     /// TCP's failures arrive typed; whatever else the transport reports comes from TLS.
     fn from_transport(error: Box<dyn Error + Send + Sync>) -> Self {
-        error
-            .downcast::<Self>()
-            .map_or_else(Self::Tls, |typed| *typed)
+        error.downcast::<Self>().map_or_else(Self::Tls, |typed| *typed)
     }
 
     fn from_tcp(error: impl Error + Send + Sync + 'static) -> Self {
@@ -300,25 +288,23 @@ pub enum SetupError {
 }
 
 /// The system's roots and those of `ca_file`.
-pub(super) fn trusted(secure: bool, ca_file: Option<&Path>) -> Result<(RootCertStore, Roots), SetupError> {
+pub(super) fn trusted(
+    secure: bool,
+    ca_file: Option<&Path>,
+) -> Result<(RootCertStore, Roots), SetupError> {
     let mut store = RootCertStore::empty();
     // Where nobody is asked over TLS, neither files nor the environment need to be looked at.
     let system = if secure { rustls_native_certs::load_native_certs().certs } else { Vec::new() };
     let (system, _unusable) = store.add_parsable_certificates(system);
     let mut roots = Roots { system, extra: 0 };
     if let Some(path) = ca_file {
-        let unreadable = |cause| SetupError::CaFile {
-            path: path.to_owned(),
-            cause,
-        };
+        let unreadable = |cause| SetupError::CaFile { path: path.to_owned(), cause };
         let certificates = CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(unreadable)?;
         (roots.extra, _) = store.add_parsable_certificates(certificates);
         if roots.extra == 0 {
-            return Err(SetupError::NoCertificate {
-                path: path.to_owned(),
-            });
+            return Err(SetupError::NoCertificate { path: path.to_owned() });
         }
     }
     Ok((store, roots))

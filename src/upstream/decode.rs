@@ -47,9 +47,7 @@ pub enum DecodeError {
 /// exactly one coded content.
 pub fn decode(body: Bytes, fields: &HeaderMap, cap: usize) -> Result<Bytes, DecodeError> {
     let mut lines = fields.get_all(CONTENT_ENCODING).iter();
-    let coding = lines
-        .next()
-        .map_or(&b"identity"[..], |line| line.as_bytes().trim_ascii());
+    let coding = lines.next().map_or(&b"identity"[..], |line| line.as_bytes().trim_ascii());
     if lines.next().is_some() {
         return Err(DecodeError::Unsupported);
     }
@@ -194,11 +192,7 @@ struct Output {
 impl Output {
     fn new(coded: usize, cap: usize) -> Self {
         let guess = coded.saturating_mul(4).min(cap);
-        Self {
-            all: Vec::with_capacity(guess),
-            piece: vec![0; PIECE],
-            cap,
-        }
+        Self { all: Vec::with_capacity(guess), piece: vec![0; PIECE], cap }
     }
 
     /// Keeps the first `made` bytes of the piece.
@@ -293,10 +287,7 @@ mod tests {
             }
             "br" => {
                 let mut coded = Vec::new();
-                let params = brotli::enc::BrotliEncoderParams {
-                    lgwin: 22,
-                    ..Default::default()
-                };
+                let params = brotli::enc::BrotliEncoderParams { lgwin: 22, ..Default::default() };
                 brotli::BrotliCompress(&mut &*plain, &mut coded, &params).unwrap();
                 coded
             }
@@ -320,19 +311,10 @@ mod tests {
             assert!(coded.len() < plain().len());
             assert_eq!(undo(coding, &coded, CAP).unwrap(), plain(), "{coding}");
         }
-        assert_eq!(
-            undo("deflate", &code("raw", &plain()), CAP).unwrap(),
-            plain()
-        );
-        assert_eq!(
-            undo(" X-GZip ", &code("gzip", &plain()), CAP).unwrap(),
-            plain()
-        );
+        assert_eq!(undo("deflate", &code("raw", &plain()), CAP).unwrap(), plain());
+        assert_eq!(undo(" X-GZip ", &code("gzip", &plain()), CAP).unwrap(), plain());
         assert_eq!(undo("identity", &plain(), CAP).unwrap(), plain());
-        assert_eq!(
-            decode(plain().into(), &HeaderMap::new(), CAP).unwrap(),
-            plain()
-        );
+        assert_eq!(decode(plain().into(), &HeaderMap::new(), CAP).unwrap(), plain());
     }
 
     #[test]
@@ -344,10 +326,7 @@ mod tests {
             let over = undo(coding, &coded, plain.len() - 1);
             assert_eq!(over, Err(DecodeError::TooLarge), "{coding}");
         }
-        assert_eq!(
-            undo("identity", &plain, plain.len() - 1),
-            Err(DecodeError::TooLarge)
-        );
+        assert_eq!(undo("identity", &plain, plain.len() - 1), Err(DecodeError::TooLarge));
     }
 
     #[test]
@@ -356,11 +335,7 @@ mod tests {
         for coding in ALL {
             let coded = code(coding, &bomb);
             assert!(coded.len() < bomb.len() / 500, "{coding}");
-            assert_eq!(
-                undo(coding, &coded, 4_096),
-                Err(DecodeError::TooLarge),
-                "{coding}"
-            );
+            assert_eq!(undo(coding, &coded, 4_096), Err(DecodeError::TooLarge), "{coding}");
         }
     }
 
@@ -371,10 +346,7 @@ mod tests {
             let coded = code(coding, plain);
             let name = if coding == "raw" { "deflate" } else { coding };
             for end in 1..coded.len() {
-                assert!(
-                    undo(name, &coded[..end], CAP).is_err(),
-                    "{coding} cut at {end}"
-                );
+                assert!(undo(name, &coded[..end], CAP).is_err(), "{coding} cut at {end}");
             }
         }
     }
@@ -397,10 +369,7 @@ mod tests {
             let body = [code(coding, b"[1,"), code(coding, b""), code(coding, b"2]")].concat();
             assert_eq!(&undo(coding, &body, CAP).unwrap()[..], b"[1,2]", "{coding}");
         }
-        let skipped = [
-            &[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3],
-            &code("zstd", b"[]")[..],
-        ];
+        let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3], &code("zstd", b"[]")[..]];
         assert_eq!(&undo("zstd", &skipped.concat(), CAP).unwrap()[..], b"[]");
         let short = [0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1];
         assert_eq!(undo("zstd", &short, CAP), Err(DecodeError::Broken));
@@ -423,40 +392,20 @@ mod tests {
 
     /// A frame of one raw block `[]` under a window descriptor (RFC 8878 §3.1.1).
     fn windowed(descriptor: u8) -> Vec<u8> {
-        [
-            &0xfd2f_b528_u32.to_le_bytes()[..],
-            &[0, descriptor, 0x11, 0, 0],
-            b"[]",
-        ]
-        .concat()
+        [&0xfd2f_b528_u32.to_le_bytes()[..], &[0, descriptor, 0x11, 0, 0], b"[]"].concat()
     }
 
     #[test]
     fn a_zstd_window_above_8_mib_is_refused() {
         let exponent = |log: u8| (log - 10) << 3;
-        assert_eq!(
-            &undo("zstd", &windowed(exponent(23)), CAP).unwrap()[..],
-            b"[]"
-        );
+        assert_eq!(&undo("zstd", &windowed(exponent(23)), CAP).unwrap()[..], b"[]");
         for descriptor in [exponent(23) | 1, exponent(24), exponent(27), 0xff] {
-            assert_eq!(
-                undo("zstd", &windowed(descriptor), CAP),
-                Err(DecodeError::Window)
-            );
+            assert_eq!(undo("zstd", &windowed(descriptor), CAP), Err(DecodeError::Window));
         }
         // A single segment is its own window: 8 MiB and a byte, stated in four bytes.
         let stated = u32::to_le_bytes((8 << 20) + 1);
-        let single = [
-            &0xfd2f_b528_u32.to_le_bytes()[..],
-            &[0xa0],
-            &stated,
-            &[0x11, 0, 0],
-            b"[]",
-        ];
-        assert_eq!(
-            undo("zstd", &single.concat(), CAP),
-            Err(DecodeError::Window)
-        );
+        let single = [&0xfd2f_b528_u32.to_le_bytes()[..], &[0xa0], &stated, &[0x11, 0, 0], b"[]"];
+        assert_eq!(undo("zstd", &single.concat(), CAP), Err(DecodeError::Window));
     }
 
     #[test]
@@ -471,12 +420,7 @@ mod tests {
 
     #[test]
     fn a_zstd_frame_that_needs_a_dictionary_is_refused() {
-        let frame = [
-            &0xfd2f_b528_u32.to_le_bytes()[..],
-            &[1, 0, 7, 0x11, 0, 0],
-            b"[]",
-        ]
-        .concat();
+        let frame = [&0xfd2f_b528_u32.to_le_bytes()[..], &[1, 0, 7, 0x11, 0, 0], b"[]"].concat();
         assert_eq!(undo("zstd", &frame, CAP), Err(DecodeError::Broken));
     }
 
@@ -495,20 +439,8 @@ mod tests {
 
     #[test]
     fn one_known_coding_is_all_there_may_be() {
-        for coding in [
-            "gzip, br",
-            "gzip,gzip",
-            "gzip,",
-            "",
-            "compress",
-            "aes128gcm",
-            "gzip;q=1",
-        ] {
-            assert_eq!(
-                undo(coding, b"x", CAP),
-                Err(DecodeError::Unsupported),
-                "{coding:?}"
-            );
+        for coding in ["gzip, br", "gzip,gzip", "gzip,", "", "compress", "aes128gcm", "gzip;q=1"] {
+            assert_eq!(undo(coding, b"x", CAP), Err(DecodeError::Unsupported), "{coding:?}");
         }
         let mut twice = named("gzip");
         twice.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -520,10 +452,7 @@ mod tests {
     fn an_empty_body_is_empty_in_every_coding() {
         for coding in ALL {
             assert!(undo(coding, b"", CAP).unwrap().is_empty());
-            assert!(
-                undo(coding, &code(coding, b""), CAP).unwrap().is_empty(),
-                "{coding}"
-            );
+            assert!(undo(coding, &code(coding, b""), CAP).unwrap().is_empty(), "{coding}");
         }
     }
 

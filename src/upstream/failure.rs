@@ -124,10 +124,7 @@ impl UpstreamError {
 
     /// Whether a deadline passed: 504 rather than 502 (RFC 9110 §15.6.5).
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::TotalTimeout
-        )
+        matches!(self, Self::ConnectTimeout | Self::FirstByteTimeout | Self::TotalTimeout)
     }
 
     /// What broke while a body was read.
@@ -164,19 +161,11 @@ impl NoHead {
         }
         let Some(cause) = find::<hyper::Error>(&error) else {
             // The pool lost a connection before it was handed out.
-            return Self {
-                error: UpstreamError::Reset,
-                unsent: true,
-                closed: true,
-            };
+            return Self { error: UpstreamError::Reset, unsent: true, closed: true };
         };
         if cause.is_canceled() || cause.is_closed() {
             // hyper hands such a request back: no byte of it was written.
-            Self {
-                error: UpstreamError::Reset,
-                unsent: true,
-                closed: true,
-            }
+            Self { error: UpstreamError::Reset, unsent: true, closed: true }
         } else if cause.is_parse_too_large() {
             Self::broken(UpstreamError::TooManyFields)
         } else if cause.is_parse_status() {
@@ -184,20 +173,12 @@ impl NoHead {
         } else if cause.is_parse() {
             Self::broken(UpstreamError::Protocol)
         } else {
-            Self {
-                error: UpstreamError::Reset,
-                unsent: false,
-                closed: true,
-            }
+            Self { error: UpstreamError::Reset, unsent: false, closed: true }
         }
     }
 
     /// A failure that another try would not mend.
     pub(super) fn broken(error: UpstreamError) -> Self {
-        Self {
-            error,
-            unsent: false,
-            closed: false,
-        }
+        Self { error, unsent: false, closed: false }
     }
 }

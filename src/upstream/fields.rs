@@ -157,10 +157,7 @@ pub fn answer_allowed(status: StatusCode, answer: &HeaderMap) -> HeaderMap {
     keep(CONTENT_LANGUAGE, only(answer, &CONTENT_LANGUAGE));
     keep(DATE, only(answer, &DATE).filter(|value| is_date(value)));
     if status.is_client_error() || status.is_server_error() {
-        keep(
-            RETRY_AFTER,
-            only(answer, &RETRY_AFTER).filter(|value| is_delay(value)),
-        );
+        keep(RETRY_AFTER, only(answer, &RETRY_AFTER).filter(|value| is_delay(value)));
     }
     if status == StatusCode::UNAUTHORIZED {
         for value in answer.get_all(WWW_AUTHENTICATE) {
@@ -216,10 +213,7 @@ pub fn host<'a>(
         return Err(FieldError::HostRepeated);
     }
     let host = host.map(|value| valid_host(value.as_bytes())).transpose()?;
-    let authority = target
-        .authority()
-        .map(|a| valid_host(a.as_str().as_bytes()))
-        .transpose()?;
+    let authority = target.authority().map(|a| valid_host(a.as_str().as_bytes())).transpose()?;
     match authority.or(host) {
         None if version > Version::HTTP_10 => Err(FieldError::HostMissing),
         Some(_) if version == Version::HTTP_11 && host.is_none() => Err(FieldError::HostMissing),
@@ -247,15 +241,11 @@ pub fn via(fields: &HeaderMap, version: Version, name: &str) -> HeaderValue {
 
 /// Whether a request has been through the instance called `name` before (508, RFC 5842 §7.2).
 pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
-    let members = fields
-        .get_all(VIA)
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    let members =
+        fields.get_all(VIA).into_iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     members
         .filter_map(|member| {
-            let mut words = member
-                .split(u8::is_ascii_whitespace)
-                .filter(|word| !word.is_empty());
+            let mut words = member.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             words.nth(1)
         })
         .any(|by| by.eq_ignore_ascii_case(name.as_bytes()))
@@ -270,12 +260,8 @@ pub fn max_forwards(method: &Method, fields: &HeaderMap) -> Hops {
     match value.filter(|digits| is_number(digits)) {
         None => Hops::Any,
         Some(digits) => {
-            let hops = str::from_utf8(digits)
-                .ok()
-                .and_then(|digits| digits.parse().ok());
-            hops.unwrap_or(u64::MAX)
-                .checked_sub(1)
-                .map_or(Hops::None, Hops::Left)
+            let hops = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+            hops.unwrap_or(u64::MAX).checked_sub(1).map_or(Hops::None, Hops::Left)
         }
     }
 }
@@ -284,10 +270,7 @@ pub fn max_forwards(method: &Method, fields: &HeaderMap) -> Hops {
 pub fn request_id(fields: &HeaderMap, dice: &Dice) -> HeaderValue {
     let valid = |value: &&HeaderValue| {
         (1..=64).contains(&value.len())
-            && value
-                .as_bytes()
-                .iter()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+            && value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
     };
     if let Some(value) = only(fields, &X_REQUEST_ID).filter(valid) {
         return value.clone();
@@ -324,9 +307,7 @@ fn is_for_everyone(name: &[u8]) -> bool {
     [AUTHORIZATION, HOST, CACHE_CONTROL]
         .iter()
         .any(|other| name.eq_ignore_ascii_case(other.as_str().as_bytes()))
-        || name
-            .get(..8)
-            .is_some_and(|start| start.eq_ignore_ascii_case(b"content-"))
+        || name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-"))
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), not empty and without user info.
@@ -367,9 +348,7 @@ fn is_delay(value: &HeaderValue) -> bool {
 }
 
 fn is_date(value: &HeaderValue) -> bool {
-    value
-        .to_str()
-        .is_ok_and(|text| httpdate::parse_http_date(text).is_ok())
+    value.to_str().is_ok_and(|text| httpdate::parse_http_date(text).is_ok())
 }
 
 fn is_number(bytes: &[u8]) -> bool {
@@ -452,29 +431,13 @@ mod tests {
 
     #[test]
     fn a_connection_cannot_claim_what_is_for_everyone() {
-        for name in [
-            "Authorization",
-            "host",
-            "CACHE-control",
-            "content-length",
-            "Content-X",
-        ] {
-            let claimed = fields(&[
-                ("connection", "close"),
-                ("connection", &format!("x, {name}")),
-            ]);
-            assert_eq!(
-                connection_is_honest(&claimed),
-                Err(FieldError::ConnectionNames),
-                "{name}"
-            );
+        for name in ["Authorization", "host", "CACHE-control", "content-length", "Content-X"] {
+            let claimed = fields(&[("connection", "close"), ("connection", &format!("x, {name}"))]);
+            assert_eq!(connection_is_honest(&claimed), Err(FieldError::ConnectionNames), "{name}");
         }
         let honest = fields(&[("connection", "keep-alive, contents, x-content-y")]);
         assert_eq!(connection_is_honest(&honest), Ok(()));
-        let mut answer = fields(&[
-            ("connection", "cache-control"),
-            ("cache-control", "no-store"),
-        ]);
+        let mut answer = fields(&[("connection", "cache-control"), ("cache-control", "no-store")]);
         hop_by_hop(&mut answer);
         assert_eq!(lines(&answer), ["cache-control: no-store"]);
     }
@@ -496,27 +459,16 @@ mod tests {
         assert_eq!(find(h11, "/", &[]), Err(FieldError::HostMissing));
         assert_eq!(find(h11, "http://b/", &[]), Err(FieldError::HostMissing));
         assert_eq!(find(h11, "/", &["a", "a"]), Err(FieldError::HostRepeated));
-        assert_eq!(
-            find(h11, "http://b/", &["a", "b"]),
-            Err(FieldError::HostRepeated)
-        );
+        assert_eq!(find(h11, "http://b/", &["a", "b"]), Err(FieldError::HostRepeated));
         assert_eq!(find(h10, "/", &[]), Ok(None));
         assert_eq!(find(h10, "/", &["a", "b"]), Err(FieldError::HostRepeated));
         assert_eq!(find(h2, "https://b/", &[]), some("b"));
         assert_eq!(find(h2, "/", &[]), Err(FieldError::HostMissing));
-        for host in [
-            "", "a b", "a,b", "u@a", "a/b", "a:x", "a:99999", ":80", "a\u{e9}", "a?b", "[::1",
-        ] {
-            assert_eq!(
-                find(h11, "/", &[host]),
-                Err(FieldError::HostInvalid),
-                "{host:?}"
-            );
-            assert_eq!(
-                find(h11, "http://b/", &[host]),
-                Err(FieldError::HostInvalid),
-                "{host:?}"
-            );
+        for host in
+            ["", "a b", "a,b", "u@a", "a/b", "a:x", "a:99999", ":80", "a\u{e9}", "a?b", "[::1"]
+        {
+            assert_eq!(find(h11, "/", &[host]), Err(FieldError::HostInvalid), "{host:?}");
+            assert_eq!(find(h11, "http://b/", &[host]), Err(FieldError::HostInvalid), "{host:?}");
         }
     }
 
@@ -606,19 +558,9 @@ mod tests {
         ];
         assert_eq!(lines(&answer_allowed(StatusCode::OK, &answer)), always);
         let busy = [&always[..], &["retry-after: 7"]].concat();
-        assert_eq!(
-            lines(&answer_allowed(StatusCode::SERVICE_UNAVAILABLE, &answer)),
-            busy
-        );
-        let who = [
-            &busy[..],
-            &["www-authenticate: Basic", "www-authenticate: Bearer"],
-        ]
-        .concat();
-        assert_eq!(
-            lines(&answer_allowed(StatusCode::UNAUTHORIZED, &answer)),
-            who
-        );
+        assert_eq!(lines(&answer_allowed(StatusCode::SERVICE_UNAVAILABLE, &answer)), busy);
+        let who = [&busy[..], &["www-authenticate: Basic", "www-authenticate: Bearer"]].concat();
+        assert_eq!(lines(&answer_allowed(StatusCode::UNAUTHORIZED, &answer)), who);
     }
 
     #[test]
@@ -630,10 +572,7 @@ mod tests {
                 "{value:?}"
             );
         }
-        let twice = fields(&[
-            ("content-type", "application/json"),
-            ("content-type", "text/html"),
-        ]);
+        let twice = fields(&[("content-type", "application/json"), ("content-type", "text/html")]);
         assert!(answer_allowed(StatusCode::OK, &twice).is_empty());
     }
 
@@ -648,10 +587,7 @@ mod tests {
             ("set-cookie", "b=2"),
         ]);
         let passed = answer_all(&answer);
-        assert_eq!(
-            passed.get_all(SET_COOKIE).iter().collect::<Vec<_>>(),
-            ["a=1", "b=2"]
-        );
+        assert_eq!(passed.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert!(passed.contains_key(ETAG) && passed.len() == 3);
     }
 
@@ -676,10 +612,7 @@ mod tests {
         assert_eq!(left(Method::OPTIONS, "0"), Hops::None);
         assert_eq!(left(Method::TRACE, "3"), Hops::Left(2));
         assert_eq!(left(Method::OPTIONS, "x"), Hops::Any);
-        assert_eq!(
-            left(Method::OPTIONS, &"9".repeat(40)),
-            Hops::Left(u64::MAX - 1)
-        );
+        assert_eq!(left(Method::OPTIONS, &"9".repeat(40)), Hops::Left(u64::MAX - 1));
         assert_eq!(max_forwards(&Method::OPTIONS, &HeaderMap::new()), Hops::Any);
         let client = fields(&[("max-forwards", "3")]);
         let request = request_for_all(&client, &Method::OPTIONS, Codings::Client, &marks(&client));
@@ -705,11 +638,7 @@ mod tests {
 
     #[test]
     fn only_a_valid_traceparent_is_passed_on() {
-        let passes = |value: &str| {
-            marks(&fields(&[("traceparent", value)]))
-                .traceparent
-                .is_some()
-        };
+        let passes = |value: &str| marks(&fields(&[("traceparent", value)])).traceparent.is_some();
         assert!(passes(TRACE));
         for value in [
             &TRACE.to_uppercase(),

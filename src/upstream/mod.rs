@@ -139,9 +139,7 @@ impl Upstreams {
         let secure = named.values().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let (store, roots) = connect::trusted(secure, limits.ca_file.as_deref())?;
         let connector = Connector::new(limits, store, dice)?;
-        let origins = named
-            .iter()
-            .map(|(name, upstream)| Origin::parse(name, &upstream.url));
+        let origins = named.iter().map(|(name, upstream)| Origin::parse(name, &upstream.url));
         Ok(Self {
             names: named.keys().cloned().zip(0..).collect(),
             origins: origins.collect::<Result<_, _>>()?,
@@ -192,12 +190,7 @@ impl Upstreams {
         match self.body(&ask.method, head, total).await {
             Ok((status, fields, body)) => {
                 trip.done_at = self.clock.now();
-                Ok(Answer {
-                    status,
-                    fields,
-                    body,
-                    trip,
-                })
+                Ok(Answer { status, fields, body, trip })
             }
             Err(error) => Err(self.fail(error, Sent::Maybe, trip)),
         }
@@ -226,14 +219,9 @@ impl Upstreams {
         if !refused.unsent && !lost {
             return Err((refused.error, sent));
         }
-        self.attempt(&self.fresh, request(ask, &uri), total, trip)
-            .await
-            .map_err(|(refused, again)| {
-                (
-                    refused.error,
-                    if sent == Sent::Maybe { sent } else { again },
-                )
-            })
+        self.attempt(&self.fresh, request(ask, &uri), total, trip).await.map_err(
+            |(refused, again)| (refused.error, if sent == Sent::Maybe { sent } else { again }),
+        )
     }
 
     /// One try: a request on a connection of `client`, up to the end of the head.
@@ -317,27 +305,17 @@ impl Upstreams {
     }
 
     fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {
-        Failure {
-            error,
-            sent,
-            trip: Trip {
-                done_at: self.clock.now(),
-                ..trip
-            },
-        }
+        Failure { error, sent, trip: Trip { done_at: self.clock.now(), ..trip } }
     }
 }
 
 impl Origin {
     fn parse(name: &str, url: &Uri) -> Result<Self, SetupError> {
         match (url.scheme(), url.authority()) {
-            (Some(scheme), Some(authority)) => Ok(Self {
-                scheme: scheme.clone(),
-                authority: authority.clone(),
-            }),
-            _ => Err(SetupError::Url {
-                name: name.to_owned(),
-            }),
+            (Some(scheme), Some(authority)) => {
+                Ok(Self { scheme: scheme.clone(), authority: authority.clone() })
+            }
+            _ => Err(SetupError::Url { name: name.to_owned() }),
         }
     }
 

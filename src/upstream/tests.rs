@@ -57,11 +57,7 @@ impl Peer {
         let mut read = Vec::new();
         within(async {
             while !complete(&read) {
-                assert_ne!(
-                    self.0.read_buf(&mut read).await.unwrap(),
-                    0,
-                    "the client left"
-                );
+                assert_ne!(self.0.read_buf(&mut read).await.unwrap(), 0, "the client left");
             }
         })
         .await;
@@ -76,10 +72,7 @@ impl Peer {
     async fn closed(&mut self) {
         let mut rest = Vec::new();
         drop(within(self.0.read_to_end(&mut rest)).await);
-        assert!(
-            rest.is_empty(),
-            "a closed connection carried another request"
-        );
+        assert!(rest.is_empty(), "a closed connection carried another request");
     }
 }
 
@@ -88,16 +81,12 @@ fn complete(request: &[u8]) -> bool {
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return false;
     };
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     body.len() >= length.map_or(0, |length| length.parse().unwrap())
 }
 
 async fn within<F: Future>(work: F) -> F::Output {
-    timeout(Duration::from_secs(20), work)
-        .await
-        .expect("a test waits for something that happens")
+    timeout(Duration::from_secs(20), work).await.expect("a test waits for something that happens")
 }
 
 /// Lets the client's tasks run until a finished connection is back in its pool.
@@ -129,12 +118,7 @@ fn limits() -> config::Upstream {
 }
 
 fn upstreams(url: &str, limits: &config::Upstream) -> Upstreams {
-    let named = BTreeMap::from([(
-        "api".to_owned(),
-        NamedUpstream {
-            url: url.parse().unwrap(),
-        },
-    )]);
+    let named = BTreeMap::from([("api".to_owned(), NamedUpstream { url: url.parse().unwrap() })]);
     let clock = Clock::steered(Duration::from_secs(1_000));
     Upstreams::new(limits, &named, clock, Dice::seeded(1)).unwrap()
 }
@@ -155,13 +139,7 @@ fn get(target: &str) -> Ask {
 
 fn post(body: &'static str) -> Ask {
     let fields = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
-    Ask {
-        method: Method::POST,
-        fields,
-        body: body.into(),
-        kind: Kind::Write,
-        ..get("/w")
-    }
+    Ask { method: Method::POST, fields, body: body.into(), kind: Kind::Write, ..get("/w") }
 }
 
 /// What a GET makes of `bytes`, after which the upstream closes.
@@ -187,10 +165,8 @@ async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
     let client = toward(&server, &limits());
     let target = "/a%2Fb/./..//c;d=%zz?q=1&&x=%20+'{}|~é";
     let mut ask = get(target);
-    ask.fields
-        .insert(HOST, HeaderValue::from_static("evil.example"));
-    ask.fields
-        .insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
+    ask.fields.insert(HOST, HeaderValue::from_static("evil.example"));
+    ask.fields.insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
     let (answer, request) = tokio::join!(within(client.exchange(0, ask)), async {
         let mut peer = server.accept().await;
         let request = peer.request().await;
@@ -198,14 +174,8 @@ async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
         request
     });
     let answer = answer.unwrap();
-    assert_eq!(
-        (answer.status, &answer.body[..]),
-        (StatusCode::OK, &b"{}"[..])
-    );
-    let want = format!(
-        "GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n",
-        server.address()
-    );
+    assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"{}"[..]));
+    let want = format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", server.address());
     assert_eq!(request, want);
 }
 
@@ -213,23 +183,9 @@ async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
 async fn a_target_that_would_change_on_its_way_is_refused() {
     let server = Scripted::start().await;
     let client = toward(&server, &limits());
-    for target in [
-        "",
-        "*",
-        "x",
-        "?q",
-        "/a b",
-        "/a#f",
-        "/a\r\nb: c",
-        "/\u{7f}",
-        "http://x/",
-    ] {
+    for target in ["", "*", "x", "?q", "/a b", "/a#f", "/a\r\nb: c", "/\u{7f}", "http://x/"] {
         let failure = client.exchange(0, get(target)).await.err().unwrap();
-        assert_eq!(
-            (failure.error.kind(), failure.sent),
-            ("target", Sent::Nothing),
-            "{target:?}"
-        );
+        assert_eq!((failure.error.kind(), failure.sent), ("target", Sent::Nothing), "{target:?}");
     }
     let failure = client.exchange(7, get("/")).await.err().unwrap();
     assert_eq!(failure.error.kind(), "target");
@@ -255,44 +211,29 @@ async fn an_upstream_that_refuses_connections_is_told_from_one_without_a_name() 
     let client = toward(&closed, &limits());
     drop(closed);
     let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
-    assert_eq!(
-        (failure.error.kind(), failure.sent),
-        ("connect", Sent::Nothing)
-    );
+    assert_eq!((failure.error.kind(), failure.sent), ("connect", Sent::Nothing));
     assert_eq!(failure.trip.tries, 1);
 
     // A label of 64 bytes is no name: the resolver refuses it without asking anyone.
     let client = upstreams(&format!("http://{}.invalid", "a".repeat(64)), &limits());
     let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
-    assert_eq!(
-        (failure.error.kind(), failure.sent),
-        ("resolve", Sent::Nothing)
-    );
+    assert_eq!((failure.error.kind(), failure.sent), ("resolve", Sent::Nothing));
 }
 
 #[tokio::test]
 async fn the_connect_deadline_covers_a_tls_handshake_that_never_comes() {
     let server = Scripted::start().await;
-    let short = config::Upstream {
-        connect: Duration::from_millis(100),
-        ..limits()
-    };
+    let short = config::Upstream { connect: Duration::from_millis(100), ..limits() };
     let client = upstreams(&format!("https://{}", server.address()), &short);
     let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
-    assert_eq!(
-        (failure.error.kind(), failure.sent),
-        ("connect_timeout", Sent::Nothing)
-    );
+    assert_eq!((failure.error.kind(), failure.sent), ("connect_timeout", Sent::Nothing));
     assert!(failure.error.is_timeout());
 }
 
 #[tokio::test]
 async fn a_late_first_byte_is_a_timeout_and_its_connection_is_not_used_again() {
     let server = Scripted::start().await;
-    let short = config::Upstream {
-        first_byte: Duration::from_millis(250),
-        ..limits()
-    };
+    let short = config::Upstream { first_byte: Duration::from_millis(250), ..limits() };
     let client = toward(&server, &short);
     let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
         let mut peer = server.accept().await;
@@ -300,25 +241,17 @@ async fn a_late_first_byte_is_a_timeout_and_its_connection_is_not_used_again() {
         peer.closed().await;
     });
     let failure = answer.err().unwrap();
-    assert_eq!(
-        (failure.error.kind(), failure.sent),
-        ("first_byte_timeout", Sent::Maybe)
-    );
+    assert_eq!((failure.error.kind(), failure.sent), ("first_byte_timeout", Sent::Maybe));
     assert!(failure.error.is_timeout());
 }
 
 #[tokio::test]
 async fn a_dripping_body_ends_with_the_total_deadline() {
     let server = Scripted::start().await;
-    let short = config::Upstream {
-        total: Duration::from_millis(400),
-        ..limits()
-    };
+    let short = config::Upstream { total: Duration::from_millis(400), ..limits() };
     let client = toward(&server, &short);
     let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
-        let mut peer = server
-            .answer(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")
-            .await;
+        let mut peer = server.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{").await;
         peer.closed().await;
     });
     assert_eq!(answer.err().unwrap().error.kind(), "total_timeout");
@@ -327,51 +260,26 @@ async fn a_dripping_body_ends_with_the_total_deadline() {
 #[tokio::test]
 async fn answers_that_break_the_protocol_are_refused_each_by_its_kind() {
     let ok = "HTTP/1.1 200 OK\r\n";
-    let many = (0..101)
-        .map(|n| format!("f{n}: x"))
-        .collect::<Vec<_>>()
-        .join("\r\n")
-        + "\r\n";
+    let many = (0..101).map(|n| format!("f{n}: x")).collect::<Vec<_>>().join("\r\n") + "\r\n";
     let vast = format!("f: {}\r\n", "x".repeat(4 * HEAD_SIZE));
     let table = [
-        (
-            "protocol",
-            format!("{ok}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}"),
-        ),
+        ("protocol", format!("{ok}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}")),
         ("protocol", format!("{ok}content-length: 2, 3\r\n\r\n{{}}")),
-        (
-            "protocol",
-            format!("{ok}content-length: 18446744073709551616\r\n\r\n{{}}"),
-        ),
+        ("protocol", format!("{ok}content-length: 18446744073709551616\r\n\r\n{{}}")),
         ("protocol", format!("{ok}content-length: +2\r\n\r\n{{}}")),
         ("protocol", format!("{ok}a b: c\r\n\r\n")),
         ("protocol", "garbage\r\n\r\n".to_owned()),
-        (
-            "protocol",
-            format!("{ok}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n"),
-        ),
-        (
-            "truncated",
-            format!("{ok}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n"),
-        ),
-        (
-            "truncated",
-            format!("{ok}transfer-encoding: chunked\r\n\r\n9\r\n{{}}"),
-        ),
+        ("protocol", format!("{ok}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n")),
+        ("truncated", format!("{ok}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n")),
+        ("truncated", format!("{ok}transfer-encoding: chunked\r\n\r\n9\r\n{{}}")),
         ("truncated", format!("{ok}content-length: 3\r\n\r\n{{}}")),
         (
             "status",
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
                 .to_owned(),
         ),
-        (
-            "status",
-            "HTTP/1.1 600 What\r\ncontent-length: 0\r\n\r\n".to_owned(),
-        ),
-        (
-            "status",
-            "HTTP/1.1 099 What\r\ncontent-length: 0\r\n\r\n".to_owned(),
-        ),
+        ("status", "HTTP/1.1 600 What\r\ncontent-length: 0\r\n\r\n".to_owned()),
+        ("status", "HTTP/1.1 099 What\r\ncontent-length: 0\r\n\r\n".to_owned()),
         ("too_many_fields", format!("{ok}{many}\r\n")),
         ("too_many_fields", format!("{ok}{vast}\r\n")),
         ("reset", "HTTP/1.1 200".to_owned()),
@@ -390,10 +298,7 @@ async fn bodies_come_whole_however_they_are_framed() {
     let largest = "x".repeat(64 << 10);
     let table = [
         ("ab", format!("{ok}content-length: 2\r\n\r\nab")),
-        (
-            "ab",
-            format!("{ok}content-length: 2\r\ncontent-length: 2\r\n\r\nab"),
-        ),
+        ("ab", format!("{ok}content-length: 2\r\ncontent-length: 2\r\n\r\nab")),
         (
             "ab",
             format!("{ok}transfer-encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\nt: x\r\n\r\n"),
@@ -404,15 +309,9 @@ async fn bodies_come_whole_however_they_are_framed() {
             "ab",
             format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{ok}content-length: 2\r\n\r\nab"),
         ),
-        (
-            "",
-            "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n".to_owned(),
-        ),
+        ("", "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n".to_owned()),
         ("", "HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
-        (
-            &largest,
-            format!("{ok}content-length: 65536\r\n\r\n{largest}"),
-        ),
+        (&largest, format!("{ok}content-length: 65536\r\n\r\n{largest}")),
         (&largest, format!("{ok}\r\n{largest}")),
     ];
     for (body, bytes) in table {
@@ -425,10 +324,7 @@ async fn bodies_come_whole_however_they_are_framed() {
 async fn a_head_request_has_no_body_whatever_length_is_stated() {
     let server = Scripted::start().await;
     let client = toward(&server, &limits());
-    let ask = Ask {
-        method: Method::HEAD,
-        ..get("/")
-    };
+    let ask = Ask { method: Method::HEAD, ..get("/") };
     let serve = server.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n");
     let (answer, _peer) = tokio::join!(within(client.exchange(0, ask)), serve);
     assert!(answer.unwrap().body.is_empty());
@@ -545,10 +441,7 @@ async fn a_length_beside_a_coding_ends_the_connection() {
 #[tokio::test]
 async fn a_connection_that_would_grow_too_old_in_the_pool_is_not_kept() {
     let server = Scripted::start().await;
-    let old = config::Upstream {
-        age: Duration::from_mins(1),
-        ..limits()
-    };
+    let old = config::Upstream { age: Duration::from_mins(1), ..limits() };
     let client = toward(&server, &old);
     let (first, mut peer) = tokio::join!(client.exchange(0, get("/")), server.answer(OK));
     first.unwrap();
@@ -567,9 +460,7 @@ impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self {
-            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
-        }
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
     fn file(&self) -> tempfile::NamedTempFile {
@@ -597,10 +488,7 @@ impl Authority {
 /// The address that a listener has, behind TLS, trusted by way of `ca`.
 fn secure(server: &Scripted, ca: &Authority, limits: config::Upstream) -> Upstreams {
     let file = ca.file();
-    let limits = config::Upstream {
-        ca_file: Some(file.path().to_owned()),
-        ..limits
-    };
+    let limits = config::Upstream { ca_file: Some(file.path().to_owned()), ..limits };
     upstreams(&format!("https://{}", server.address()), &limits)
 }
 
@@ -645,8 +533,7 @@ async fn http2_is_agreed_on_by_alpn_and_gets_the_upstreams_authority() {
     let client = secure(&server, &ca, limits());
     let tls = ca.acceptor(b"h2");
     let mut ask = get("/a%2fb?c");
-    ask.fields
-        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    ask.fields.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
     let serve = async {
         let stream = TokioIo::new(handshake(&server, &tls).await);
         let answer = service_fn(async |request: Request<Incoming>| {
@@ -675,10 +562,7 @@ async fn http2_is_agreed_on_by_alpn_and_gets_the_upstreams_authority() {
 #[tokio::test]
 async fn an_http2_connection_on_which_a_deadline_ran_out_is_not_used_again() {
     let (server, ca) = (Scripted::start().await, Authority::new());
-    let short = config::Upstream {
-        first_byte: Duration::from_millis(300),
-        ..limits()
-    };
+    let short = config::Upstream { first_byte: Duration::from_millis(300), ..limits() };
     let client = secure(&server, &ca, short);
     let tls = ca.acceptor(b"h2");
     let silent = service_fn(async |_: Request<Incoming>| {
@@ -692,10 +576,7 @@ async fn an_http2_connection_on_which_a_deadline_ran_out_is_not_used_again() {
     let asks = async {
         for _ in 0..2 {
             let failure = within(client.exchange(0, get("/"))).await.err().unwrap();
-            assert_eq!(
-                (failure.error.kind(), failure.trip.reused),
-                ("first_byte_timeout", false)
-            );
+            assert_eq!((failure.error.kind(), failure.trip.reused), ("first_byte_timeout", false));
         }
     };
     tokio::select! {
@@ -774,17 +655,11 @@ async fn cold_reads_at_once_share_what_http2_connection_comes_about() {
 #[test]
 fn a_ca_file_without_certificates_is_a_mistake() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let limits = config::Upstream {
-        ca_file: Some(file.path().to_owned()),
-        ..limits()
-    };
+    let limits = config::Upstream { ca_file: Some(file.path().to_owned()), ..limits() };
     let named = BTreeMap::new();
     let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
     assert!(matches!(made, Err(SetupError::NoCertificate { .. })));
-    let limits = config::Upstream {
-        ca_file: Some("/nonexistent".into()),
-        ..limits
-    };
+    let limits = config::Upstream { ca_file: Some("/nonexistent".into()), ..limits };
     let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
     assert!(matches!(made, Err(SetupError::CaFile { .. })));
 }

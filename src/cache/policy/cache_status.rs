@@ -66,10 +66,7 @@ pub enum Forward {
 impl CacheStatus {
     /// A hit with so many seconds to live.
     pub fn hit(ttl: i64) -> Self {
-        Self {
-            ttl: Some(ttl),
-            ..Self::of(Outcome::Hit)
-        }
+        Self { ttl: Some(ttl), ..Self::of(Outcome::Hit) }
     }
 
     /// A request that went forward.
@@ -78,14 +75,7 @@ impl CacheStatus {
     }
 
     fn of(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            fwd_status: None,
-            ttl: None,
-            stored: false,
-            collapsed: false,
-            detail: None,
-        }
+        Self { outcome, fwd_status: None, ttl: None, stored: false, collapsed: false, detail: None }
     }
 
     /// The member of the cache called `cache`, which is a token such as `unitgate`.
@@ -178,11 +168,7 @@ pub fn age_value(age: Duration) -> HeaderValue {
 
 /// Whether the field is a structured list over all its lines.
 fn is_list(fields: &HeaderMap) -> bool {
-    let lines: Vec<&[u8]> = fields
-        .get_all(&CACHE_STATUS)
-        .into_iter()
-        .map(AsRef::as_ref)
-        .collect();
+    let lines: Vec<&[u8]> = fields.get_all(&CACHE_STATUS).into_iter().map(AsRef::as_ref).collect();
     Parser::new(&lines.join(&b", "[..])).parse::<List>().is_ok()
 }
 
@@ -246,20 +232,9 @@ mod tests {
 
     #[test]
     fn a_detail_that_is_no_token_is_a_string() {
-        let detail = |detail| {
-            text(&CacheStatus {
-                detail: Some(detail),
-                ..CacheStatus::hit(1)
-            })
-        };
-        assert_eq!(
-            detail("two words"),
-            r#"unitgate; hit; ttl=1; detail="two words""#
-        );
-        assert_eq!(
-            detail("a\"\\é\n"),
-            r#"unitgate; hit; ttl=1; detail="a\"\\""#
-        );
+        let detail = |detail| text(&CacheStatus { detail: Some(detail), ..CacheStatus::hit(1) });
+        assert_eq!(detail("two words"), r#"unitgate; hit; ttl=1; detail="two words""#);
+        assert_eq!(detail("a\"\\é\n"), r#"unitgate; hit; ttl=1; detail="a\"\\""#);
         assert_eq!(detail(""), r#"unitgate; hit; ttl=1; detail="""#);
         assert_eq!(detail("9"), r#"unitgate; hit; ttl=1; detail="9""#);
     }
@@ -267,16 +242,10 @@ mod tests {
     #[test]
     fn ours_comes_after_the_caches_before_us() {
         let mut fields = HeaderMap::new();
-        fields.append(
-            CACHE_STATUS,
-            HeaderValue::from_static("origin; hit, cdn; fwd=stale"),
-        );
+        fields.append(CACHE_STATUS, HeaderValue::from_static("origin; hit, cdn; fwd=stale"));
         CacheStatus::hit(1).append_to("unitgate", &mut fields);
         let lines: Vec<_> = fields.get_all(CACHE_STATUS).into_iter().collect();
-        assert_eq!(
-            lines,
-            ["origin; hit, cdn; fwd=stale", "unitgate; hit; ttl=1"]
-        );
+        assert_eq!(lines, ["origin; hit, cdn; fwd=stale", "unitgate; hit; ttl=1"]);
     }
 
     #[test]
@@ -293,10 +262,7 @@ mod tests {
 
     #[test]
     fn outcomes_have_names_of_their_own() {
-        let mut names: Vec<_> = Outcome::ALL
-            .iter()
-            .map(|outcome| outcome.as_str())
-            .collect();
+        let mut names: Vec<_> = Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Outcome::ALL.len());

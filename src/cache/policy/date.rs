@@ -48,34 +48,13 @@ impl Moment {
         }
         let days = days_to(self.year, self.month, self.day).saturating_sub(days_to(1970, 1, 1));
         let seconds = days * 86_400 + self.second_of_day;
-        Some(Duration::from_secs(if self.year < 1970 {
-            0
-        } else {
-            seconds
-        }))
+        Some(Duration::from_secs(if self.year < 1970 { 0 } else { seconds }))
     }
 }
 
 /// `, 06 Nov 1994 08:49:37 GMT`
 fn imf_fixdate(rest: &[u8]) -> Option<Moment> {
-    let [
-        b',',
-        b' ',
-        d1,
-        d2,
-        b' ',
-        m1,
-        m2,
-        m3,
-        b' ',
-        y1,
-        y2,
-        y3,
-        y4,
-        b' ',
-        time @ ..,
-    ] = rest
-    else {
+    let [b',', b' ', d1, d2, b' ', m1, m2, m3, b' ', y1, y2, y3, y4, b' ', time @ ..] = rest else {
         return None;
     };
     Some(Moment {
@@ -88,22 +67,7 @@ fn imf_fixdate(rest: &[u8]) -> Option<Moment> {
 
 /// `, 06-Nov-94 08:49:37 GMT`
 fn rfc850_date(rest: &[u8], now: Duration) -> Option<Moment> {
-    let [
-        b',',
-        b' ',
-        d1,
-        d2,
-        b'-',
-        m1,
-        m2,
-        m3,
-        b'-',
-        y1,
-        y2,
-        b' ',
-        time @ ..,
-    ] = rest
-    else {
+    let [b',', b' ', d1, d2, b'-', m1, m2, m3, b'-', y1, y2, b' ', time @ ..] = rest else {
         return None;
     };
     let this_year = year_of(now);
@@ -154,35 +118,26 @@ fn second_of_day(time: &[u8]) -> Option<u64> {
 }
 
 fn month(name: &[u8]) -> Option<u64> {
-    (1..).zip(MONTHS).find_map(|(number, month)| {
-        name.eq_ignore_ascii_case(month.as_bytes())
-            .then_some(number)
-    })
+    (1..)
+        .zip(MONTHS)
+        .find_map(|(number, month)| name.eq_ignore_ascii_case(month.as_bytes()).then_some(number))
 }
 
 /// A number of a few digits and nothing else.
 fn number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |number, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| number * 10 + u64::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0'))
     })
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
-    names
-        .iter()
-        .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Days from the first day of the year 0 to this one; months count from 1.
 fn days_to(year: u64, month: u64, day: u64) -> u64 {
     // The year is taken to begin in March, so that the leap day is its last.
-    let (year, month) = if month > 2 {
-        (year + 1, month - 3)
-    } else {
-        (year, month + 9)
-    };
+    let (year, month) = if month > 2 { (year + 1, month - 3) } else { (year, month + 9) };
     let before = year.saturating_sub(1);
     let leap_days = before / 4 - before / 100 + before / 400;
     before * 365 + leap_days + (month * 153 + 2) / 5 + day - 1
@@ -196,18 +151,10 @@ fn year_of(wall: Duration) -> u64 {
 }
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
-const LONG_DAYS: [&str; 7] = [
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-];
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const LONG_DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 #[cfg(test)]
 mod tests {
@@ -286,18 +233,9 @@ mod tests {
         assert_eq!(seconds("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(seconds("Wed, 31 Dec 1969 23:59:59 GMT"), Some(0));
         assert_eq!(seconds("Sat, 01 Jan 0000 00:00:00 GMT"), Some(0));
-        assert_eq!(
-            seconds("Fri, 31 Dec 9999 23:59:59 GMT"),
-            Some(253_402_300_799)
-        );
-        assert_eq!(
-            seconds("Sat, 31 Dec 2016 23:59:60 GMT"),
-            Some(1_483_228_799)
-        );
-        assert_eq!(
-            seconds("Thu, 29 Feb 2024 00:00:00 GMT"),
-            Some(1_709_164_800)
-        );
+        assert_eq!(seconds("Fri, 31 Dec 9999 23:59:59 GMT"), Some(253_402_300_799));
+        assert_eq!(seconds("Sat, 31 Dec 2016 23:59:60 GMT"), Some(1_483_228_799));
+        assert_eq!(seconds("Thu, 29 Feb 2024 00:00:00 GMT"), Some(1_709_164_800));
     }
 
     proptest! {

@@ -23,10 +23,7 @@ use super::list::{self, members};
 
 /// The directives of one message. Those that were absent are `false`, `None` or [`Scope::Nothing`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a directive by its own RFC name"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a directive by its own RFC name")]
 pub struct CacheControl {
     /// RFC 9111 §5.2.1.1 and §5.2.2.1.
     pub max_age: Option<Duration>,
@@ -108,24 +105,15 @@ impl CacheControl {
     /// The directives in one targeted field, a structured dictionary (RFC 9213 §2.1); `None` when
     /// it is absent, empty or invalid, and must be ignored.
     fn of_target(fields: &HeaderMap, target: &HeaderName) -> Option<Self> {
-        let lines: Vec<&[u8]> = fields
-            .get_all(target)
-            .into_iter()
-            .map(AsRef::as_ref)
-            .collect();
+        let lines: Vec<&[u8]> = fields.get_all(target).into_iter().map(AsRef::as_ref).collect();
         if lines.is_empty() {
             return None;
         }
-        let dictionary = Parser::new(&lines.join(&b", "[..]))
-            .parse::<Dictionary>()
-            .ok()?;
+        let dictionary = Parser::new(&lines.join(&b", "[..])).parse::<Dictionary>().ok()?;
         if dictionary.is_empty() {
             return None;
         }
-        let mut control = Self {
-            targeted: true,
-            ..Self::default()
-        };
+        let mut control = Self { targeted: true, ..Self::default() };
         for (key, entry) in &dictionary {
             if let Some(argument) = structured(entry) {
                 control.apply(key.as_str().as_bytes(), &argument);
@@ -246,9 +234,7 @@ pub(super) fn delta_seconds(digits: &[u8]) -> Option<Duration> {
         return None;
     }
     let seconds = digits.iter().fold(0_u64, |seconds, digit| {
-        seconds
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
+        seconds.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
     });
     Some(capped(seconds))
 }
@@ -325,10 +311,7 @@ mod tests {
         CacheControl::of_response(&fields, &[target])
     }
 
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "as the fields it is compared with"
-    )]
+    #[expect(clippy::unnecessary_wraps, reason = "as the fields it is compared with")]
     const fn secs(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
     }
@@ -408,12 +391,7 @@ mod tests {
     #[test]
     fn private_and_no_cache_mean_everything_unless_they_name_fields() {
         let names = |names: &[&'static str]| {
-            Scope::Fields(
-                names
-                    .iter()
-                    .map(|name| HeaderName::from_static(name))
-                    .collect(),
-            )
+            Scope::Fields(names.iter().map(|name| HeaderName::from_static(name)).collect())
         };
         for (line, scope) in [
             ("public", Scope::Nothing),
@@ -430,11 +408,7 @@ mod tests {
             ("private= a", Scope::Whole),
         ] {
             assert_eq!(control(line).private, scope, "{line}");
-            assert_eq!(
-                control(&line.replace("private", "no-cache")).no_cache,
-                scope,
-                "{line}"
-            );
+            assert_eq!(control(&line.replace("private", "no-cache")).no_cache, scope, "{line}");
         }
     }
 
@@ -444,10 +418,7 @@ mod tests {
         assert_eq!(control("max-stale=5, max-stale").max_stale, secs(5));
         assert_eq!(control("max-stale=5, max-stale=3").max_stale, secs(3));
         assert_eq!(control("max-stale=x").max_stale, secs(0));
-        assert_eq!(
-            control("min-fresh=5, min-fresh=9, min-fresh=x").min_fresh,
-            secs(9)
-        );
+        assert_eq!(control("min-fresh=5, min-fresh=9, min-fresh=x").min_fresh, secs(9));
     }
 
     #[test]
@@ -509,10 +480,7 @@ mod tests {
         assert_eq!(CacheControl::of_response(&all, &targets).max_age, secs(3));
         all.remove("cdn-cache-control");
         let fallen_through = CacheControl::of_response(&all, &targets);
-        assert_eq!(
-            (fallen_through.max_age, fallen_through.targeted),
-            (secs(4), false)
-        );
+        assert_eq!((fallen_through.max_age, fallen_through.targeted), (secs(4), false));
         assert_eq!(CacheControl::of_response(&all, &[]).max_age, secs(4));
     }
 

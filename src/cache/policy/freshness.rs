@@ -70,10 +70,7 @@ impl Life {
         let (lifetime, explicit) =
             match explicit_lifetime(rules, control, status, response, &received) {
                 Some(lifetime) => (lifetime.min(received.cap(rules.max_ttl)), true),
-                None => (
-                    implicit_lifetime(rules, control, status, response, &received),
-                    false,
-                ),
+                None => (implicit_lifetime(rules, control, status, response, &received), false),
             };
         let ours = !explicit && route_ttl(rules, status).is_some();
         let mut life = Self {
@@ -115,9 +112,7 @@ impl Life {
     /// The age from which it is of no use.
     pub fn last_use(&self) -> Duration {
         let windows = self.stale_while_revalidate.max(self.stale_if_error);
-        self.lifetime
-            .saturating_add(windows)
-            .saturating_add(self.keep)
+        self.lifetime.saturating_add(windows).saturating_add(self.keep)
     }
 
     /// Whole seconds of life left at this age, rounded down: negative when stale (RFC 9211 §2.5).
@@ -127,9 +122,7 @@ impl Life {
             return i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         }
         let over = self.staleness(age);
-        let seconds = over
-            .as_secs()
-            .saturating_add(u64::from(over.subsec_nanos() > 0));
+        let seconds = over.as_secs().saturating_add(u64::from(over.subsec_nanos() > 0));
         i64::try_from(seconds).map_or(i64::MIN, i64::saturating_neg)
     }
 
@@ -178,14 +171,10 @@ struct Received {
 
 impl Received {
     fn of(response: &HeaderMap, times: &Times) -> Self {
-        let delay = times
-            .delay
-            .max(times.received_at.saturating_sub(times.requested_at));
+        let delay = times.delay.max(times.received_at.saturating_sub(times.requested_at));
         // In whole seconds, which is all that a date has.
         let at = Duration::from_secs(times.received_at.as_secs());
-        let date = only_line(response, &DATE)
-            .and_then(|date| parse_date(date, at))
-            .unwrap_or(at);
+        let date = only_line(response, &DATE).and_then(|date| parse_date(date, at)).unwrap_or(at);
         let apparent = at.saturating_sub(date);
         let said = age_field(response);
         Self {
@@ -205,10 +194,7 @@ impl Received {
 
 /// The first member of `Age`; what is no number is ignored (RFC 9111 §5.1).
 fn age_field(response: &HeaderMap) -> Duration {
-    members(response, &AGE)
-        .next()
-        .and_then(delta_seconds)
-        .unwrap_or_default()
+    members(response, &AGE).next().and_then(delta_seconds).unwrap_or_default()
 }
 
 /// The lifetime the upstream gave: `s-maxage`, `max-age`, `Expires` (RFC 9111 §4.2.1), zero for
@@ -227,20 +213,14 @@ fn explicit_lifetime(
     if control.no_cache == super::Scope::Whole {
         return Some(Duration::ZERO);
     }
-    let common = control
-        .max_age
-        .or_else(|| expires.then(|| by_expires(response, received)));
+    let common = control.max_age.or_else(|| expires.then(|| by_expires(response, received)));
     match (rules.partition, control.s_maxage) {
         (Partition::Shared, Some(shared)) => Some(shared),
         // A private cache does not live by `s-maxage` (RFC 9111 §5.2.2.10). It is a cap here, so
         // that an upstream that means this gateway by it is not overruled.
-        (Partition::Private, Some(shared)) => Some(
-            shared.min(
-                common
-                    .or_else(|| route_ttl(rules, status))
-                    .unwrap_or_default(),
-            ),
-        ),
+        (Partition::Private, Some(shared)) => {
+            Some(shared.min(common.or_else(|| route_ttl(rules, status)).unwrap_or_default()))
+        }
         (_, None) => common,
     }
 }
@@ -249,9 +229,7 @@ fn explicit_lifetime(
 fn by_expires(response: &HeaderMap, received: &Received) -> Duration {
     only_line(response, &EXPIRES)
         .and_then(|expires| parse_date(expires, received.at))
-        .map_or(Duration::ZERO, |expires| {
-            expires.saturating_sub(received.date)
-        })
+        .map_or(Duration::ZERO, |expires| expires.saturating_sub(received.date))
 }
 
 /// The lifetime of a response without explicit freshness: the route's TTL, else the heuristic one
@@ -274,9 +252,9 @@ fn implicit_lifetime(
         .and_then(|modified| parse_date(modified, received.at))
         .filter(|_| is_heuristically_cacheable(status) || control.public);
     match (rules.heuristic, modified) {
-        (Some(heuristic), Some(modified)) => heuristic
-            .of(received.date.saturating_sub(modified))
-            .min(received.cap(rules.max_ttl)),
+        (Some(heuristic), Some(modified)) => {
+            heuristic.of(received.date.saturating_sub(modified)).min(received.cap(rules.max_ttl))
+        }
         _ => Duration::ZERO,
     }
 }

@@ -66,18 +66,11 @@ fn resolve(base: &Uri, reference: &str) -> Option<PathAndQuery> {
         "" => (base.path().to_owned(), query.or_else(|| base.query())),
         path if path.starts_with('/') => (without_dots(path), query),
         // `mailto:` and its like; a relative path has no colon in its first segment.
-        path if path
-            .split('/')
-            .next()
-            .is_some_and(|first| first.contains(':')) =>
-        {
+        path if path.split('/').next().is_some_and(|first| first.contains(':')) => {
             return None;
         }
         path => {
-            let folder = base
-                .path()
-                .rsplit_once('/')
-                .map_or("", |(folder, _)| folder);
+            let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
             (without_dots(&format!("{folder}/{path}")), query)
         }
     };
@@ -193,39 +186,22 @@ mod tests {
     #[test]
     fn a_failed_or_a_safe_one_ends_nothing() {
         for status in [100, 400, 404, 500, 503] {
-            assert!(
-                ended("POST", status, "/a", &[("location", "/b")]).is_empty(),
-                "{status}"
-            );
+            assert!(ended("POST", status, "/a", &[("location", "/b")]).is_empty(), "{status}");
         }
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY"] {
-            assert!(
-                ended(method, 200, "/a", &[("location", "/b")]).is_empty(),
-                "{method}"
-            );
+            assert!(ended(method, 200, "/a", &[("location", "/b")]).is_empty(), "{method}");
         }
     }
 
     #[test]
     fn location_and_content_location_end_theirs_once() {
         let lines = [("location", "/b"), ("content-location", "/c?d#e")];
+        assert_eq!(ended("PUT", 200, "http://h/a", &lines), ["/a", "/b", "/c?d"]);
         assert_eq!(
-            ended("PUT", 200, "http://h/a", &lines),
-            ["/a", "/b", "/c?d"]
-        );
-        assert_eq!(
-            ended(
-                "PUT",
-                200,
-                "/a",
-                &[("location", "/a"), ("content-location", "")]
-            ),
+            ended("PUT", 200, "/a", &[("location", "/a"), ("content-location", "")]),
             ["/a"]
         );
-        assert_eq!(
-            ended("PUT", 200, "/a", &[("location", "/b"), ("location", "/c")]),
-            ["/a"]
-        );
+        assert_eq!(ended("PUT", 200, "/a", &[("location", "/b"), ("location", "/c")]), ["/a"]);
     }
 
     #[test]
@@ -248,11 +224,7 @@ mod tests {
             ("http://h/c", "/c"),
             ("HTTP://H:80/c", "/c"),
         ] {
-            assert_eq!(
-                located("http://h/a/b?q", location),
-                ["/a/b?q", target],
-                "{location}"
-            );
+            assert_eq!(located("http://h/a/b?q", location), ["/a/b?q", target], "{location}");
         }
     }
 

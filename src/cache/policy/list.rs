@@ -17,10 +17,7 @@ pub(super) struct Members<'a> {
 impl<'a> Members<'a> {
     /// Reads `line`, a field line's value.
     pub(super) fn of(line: &'a [u8]) -> Self {
-        Self {
-            rest: Some(line),
-            quotes: true,
-        }
+        Self { rest: Some(line), quotes: true }
     }
 
     /// Where the next comma outside a quoted string is. Linear over the whole line: a quote that is
@@ -120,9 +117,7 @@ mod tests {
     use super::*;
 
     fn split(line: &str) -> Vec<&str> {
-        Members::of(line.as_bytes())
-            .map(|member| std::str::from_utf8(member).unwrap())
-            .collect()
+        Members::of(line.as_bytes()).map(|member| std::str::from_utf8(member).unwrap()).collect()
     }
 
     #[test]
@@ -143,10 +138,7 @@ mod tests {
     #[test]
     fn an_open_quote_hides_nothing() {
         assert_eq!(split(r#"a="b, no-store"#), [r#"a="b"#, "no-store"]);
-        assert_eq!(
-            split(r#"a="b"", no-store, "c"#),
-            [r#"a="b"", no-store, "c"#]
-        );
+        assert_eq!(split(r#"a="b"", no-store, "c"#), [r#"a="b"", no-store, "c"#]);
         assert_eq!(split("\", \\"), ["\"", "\\"]);
     }
 

@@ -72,10 +72,7 @@ pub use vary::Variant;
 
 /// One route's cache policy, built from the configuration.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the configuration"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the configuration")]
 pub struct Rules {
     /// Whose cache it is.
     pub partition: Partition,

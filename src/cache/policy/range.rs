@@ -103,13 +103,10 @@ impl ByteRange {
 /// A number of digits only; one that does not fit is the largest.
 fn position(digits: &[u8]) -> Option<u64> {
     let (first, rest) = digits.split_first()?;
-    [first]
-        .into_iter()
-        .chain(rest)
-        .try_fold(0_u64, |number, digit| {
-            let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-            Some(number.saturating_mul(10).saturating_add(digit))
-        })
+    [first].into_iter().chain(rest).try_fold(0_u64, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        Some(number.saturating_mul(10).saturating_add(digit))
+    })
 }
 
 /// Whether the client's part is of these very bytes (RFC 9110 §13.1.5).
@@ -167,22 +164,13 @@ mod tests {
             ("bytes=-99", 0, 9),
             ("bytes= 2-3 ", 2, 3),
         ] {
-            assert_eq!(
-                answer(range, 10),
-                RangeAnswer::Partial(first..=last),
-                "{range}"
-            );
+            assert_eq!(answer(range, 10), RangeAnswer::Partial(first..=last), "{range}");
         }
     }
 
     #[test]
     fn what_lies_outside_is_unsatisfiable() {
-        for range in [
-            "bytes=10-",
-            "bytes=10-20",
-            "bytes=99999999999999999999999-",
-            "bytes=-0",
-        ] {
+        for range in ["bytes=10-", "bytes=10-20", "bytes=99999999999999999999999-", "bytes=-0"] {
             assert_eq!(answer(range, 10), RangeAnswer::Unsatisfiable, "{range}");
         }
         assert_eq!(answer("bytes=0-", 0), RangeAnswer::Unsatisfiable);
@@ -210,10 +198,7 @@ mod tests {
             assert_eq!(answer(range, 10), RangeAnswer::Whole, "{range}");
         }
         let twice = fields(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
-        assert_eq!(
-            range_answer(&twice, &HeaderMap::new(), 10),
-            RangeAnswer::Whole
-        );
+        assert_eq!(range_answer(&twice, &HeaderMap::new(), 10), RangeAnswer::Whole);
     }
 
     #[test]

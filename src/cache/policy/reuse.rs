@@ -28,16 +28,9 @@ pub enum Reuse {
 
 /// Judges a stored response of this life and age for a request.
 pub fn reuse(rules: &Rules, life: &Life, age: Duration, request: &HeaderMap) -> Reuse {
-    let served = matches!(
-        life.freshness(age),
-        Freshness::Fresh | Freshness::StaleWhileRevalidate
-    );
+    let served = matches!(life.freshness(age), Freshness::Fresh | Freshness::StaleWhileRevalidate);
     if !rules.request_directives {
-        return if served {
-            Reuse::Allowed
-        } else {
-            Reuse::Revalidate
-        };
+        return if served { Reuse::Allowed } else { Reuse::Revalidate };
     }
     let control = CacheControl::of_request(request);
     if client_takes(&control, life, age, served) {
@@ -60,19 +53,14 @@ fn client_takes(control: &CacheControl, life: &Life, age: Duration, served: bool
     // RFC 9111 §5.2.1.2: how stale the client itself allows it to be.
     let stale_by_wish = !fresh
         && !life.stale_forbidden
-        && control
-            .max_stale
-            .is_some_and(|limit| life.staleness(age) <= limit);
+        && control.max_stale.is_some_and(|limit| life.staleness(age) <= limit);
     // RFC 9111 §5.2.1.1: with max-age, and no max-stale, the client wants nothing stale.
     let stale_unwanted = !fresh && !stale_by_wish && control.max_age.is_some();
     // A client that reloads sends max-age=0 and means it, also within the first second.
-    let too_old = control
-        .max_age
-        .is_some_and(|limit| limit.is_zero() || age > limit);
+    let too_old = control.max_age.is_some_and(|limit| limit.is_zero() || age > limit);
     // RFC 9111 §5.2.1.3.
-    let too_stale_soon = control
-        .min_fresh
-        .is_some_and(|least| age.saturating_add(least) > life.lifetime);
+    let too_stale_soon =
+        control.min_fresh.is_some_and(|least| age.saturating_add(least) > life.lifetime);
     // RFC 9111 §5.2.1.4.
     let unwanted = control.no_cache != Scope::Nothing;
     (served || stale_by_wish) && !(stale_unwanted || too_old || too_stale_soon || unwanted)

@@ -190,10 +190,7 @@ pub(super) fn remove_hop_by_hop(fields: &mut HeaderMap) {
 /// Statuses whose definition lets a cache take a heuristic lifetime (RFC 9110 §15.1); 206 is not
 /// stored.
 pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(
-        status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
-    )
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// Those among them that are no errors. An error without explicit freshness is stored only by a
@@ -220,11 +217,7 @@ fn status_allows(rules: &Rules, status: StatusCode) -> Result<(), NotStored> {
         (Partition::Shared, 100..=199 | 304 | 412 | 416 | 428 | 429 | 431 | 511) => false,
         (Partition::Shared, _) => true,
     };
-    if stored {
-        Ok(())
-    } else {
-        Err(NotStored::Status)
-    }
+    if stored { Ok(()) } else { Err(NotStored::Status) }
 }
 
 fn directives_allow(
@@ -235,11 +228,7 @@ fn directives_allow(
     if control.must_understand {
         // RFC 9111 §5.2.2.3: with a status that is understood, `no-store` beside it is not meant
         // for us.
-        return if is_understood(status) {
-            Ok(())
-        } else {
-            Err(NotStored::MustUnderstand)
-        };
+        return if is_understood(status) { Ok(()) } else { Err(NotStored::MustUnderstand) };
     }
     if control.no_store && !rules.store_no_store {
         return Err(NotStored::NoStore);

@@ -61,10 +61,7 @@ fn open_route() -> Rules {
         max_ttl: Duration::from_hours(1_000_000),
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: MINUTE,
-        heuristic: Some(Heuristic {
-            fraction: 0.1,
-            cap: Duration::from_hours(24),
-        }),
+        heuristic: Some(Heuristic { fraction: 0.1, cap: Duration::from_hours(24) }),
         request_directives: true,
         targets: vec![HeaderName::from_static("cdn-cache-control")],
         store_set_cookie: true,
@@ -87,20 +84,9 @@ fn exchanged(
     response: &[(&'static str, &str)],
     delay: Duration,
 ) -> Result<Life, NotStored> {
-    let times = Times {
-        requested_at: NOW.saturating_sub(delay),
-        received_at: NOW,
-        delay,
-    };
+    let times = Times { requested_at: NOW.saturating_sub(delay), received_at: NOW, delay };
     let status = StatusCode::from_u16(status).unwrap();
-    judge(
-        rules,
-        &Method::GET,
-        &fields(request),
-        status,
-        &fields(response),
-        &times,
-    )
+    judge(rules, &Method::GET, &fields(request), status, &fields(response), &times)
 }
 
 /// The lifetime in seconds, or why there is none.
@@ -125,23 +111,11 @@ mod lifetimes {
         ];
         assert_eq!(lifetime(&open_route(), &all), Ok(10));
         assert_eq!(
-            lifetime(
-                &open_route(),
-                &[("cache-control", "max-age=20"), all[1], all[2]]
-            ),
+            lifetime(&open_route(), &[("cache-control", "max-age=20"), all[1], all[2]]),
             Ok(20)
         );
-        assert_eq!(
-            lifetime(
-                &open_route(),
-                &[("cache-control", "public"), all[1], all[2]]
-            ),
-            Ok(30)
-        );
-        assert_eq!(
-            lifetime(&open_route(), &[("cache-control", "public"), all[2]]),
-            Ok(100)
-        );
+        assert_eq!(lifetime(&open_route(), &[("cache-control", "public"), all[1], all[2]]), Ok(30));
+        assert_eq!(lifetime(&open_route(), &[("cache-control", "public"), all[2]]), Ok(100));
         assert_eq!(cached(&open_route(), "s-maxage=3600, max-age=1"), Ok(3600));
     }
 
@@ -183,10 +157,7 @@ mod lifetimes {
         assert_eq!(cached(&token_route(), "public, must-revalidate"), Ok(60));
         assert_eq!(cached(&token_route(), "max-age=5"), Ok(5));
         assert_eq!(cached(&token_route(), "max-age=120"), Ok(120));
-        assert_eq!(
-            lifetime(&token_route(), &[("expires", &date(5)), ("date", &date(0))]),
-            Ok(5)
-        );
+        assert_eq!(lifetime(&token_route(), &[("expires", &date(5)), ("date", &date(0))]), Ok(5));
         assert_eq!(lifetime(&token_route(), &[("expires", "0")]), Ok(0));
     }
 
@@ -196,10 +167,7 @@ mod lifetimes {
         assert_eq!(cached(&token_route(), "s-maxage=10"), Ok(10));
         assert_eq!(cached(&token_route(), "s-maxage=3600, max-age=20"), Ok(20));
         assert_eq!(cached(&token_route(), "s-maxage=10, max-age=20"), Ok(10));
-        let rules = Rules {
-            default_ttl: None,
-            ..token_route()
-        };
+        let rules = Rules { default_ttl: None, ..token_route() };
         assert_eq!(cached(&rules, "s-maxage=3600"), Err(NotStored::NoFreshness));
     }
 
@@ -237,19 +205,10 @@ mod lifetimes {
                 "{status}"
             );
         }
-        assert_eq!(
-            lifetime(&open_route(), &[("last-modified", &long_ago)]),
-            Ok(86_400)
-        );
+        assert_eq!(lifetime(&open_route(), &[("last-modified", &long_ago)]), Ok(86_400));
         for fraction in [f64::NAN, f64::INFINITY, -1.0, f64::MAX] {
-            let heuristic = Some(Heuristic {
-                fraction,
-                cap: secs(1),
-            });
-            let rules = Rules {
-                heuristic,
-                ..open_route()
-            };
+            let heuristic = Some(Heuristic { fraction, cap: secs(1) });
+            let rules = Rules { heuristic, ..open_route() };
             assert!(lifetime(&rules, &lines).unwrap() <= 1, "{fraction}");
         }
     }
@@ -258,34 +217,13 @@ mod lifetimes {
     fn a_targeted_field_replaces_expires_too() {
         let (past, future) = (date(-60), date(60));
         let lives = |target: &str, lines: &[_]| {
-            lifetime(
-                &open_route(),
-                &[&[("cdn-cache-control", target)], lines].concat(),
-            )
+            lifetime(&open_route(), &[&[("cdn-cache-control", target)], lines].concat())
         };
-        assert_eq!(
-            lives(
-                "max-age=9",
-                &[("cache-control", "no-store"), ("expires", &past)]
-            ),
-            Ok(9)
-        );
-        assert_eq!(
-            lives("max-age=0", &[("expires", &future), ("etag", "\"a\"")]),
-            Ok(0)
-        );
-        assert_eq!(
-            lives("private", &[("cache-control", "max-age=9")]),
-            Err(NotStored::Private)
-        );
-        assert_eq!(
-            lives("no-store", &[("cache-control", "max-age=9")]),
-            Err(NotStored::NoStore)
-        );
-        assert_eq!(
-            lives("foo", &[("expires", &future)]),
-            Err(NotStored::NoFreshness)
-        );
+        assert_eq!(lives("max-age=9", &[("cache-control", "no-store"), ("expires", &past)]), Ok(9));
+        assert_eq!(lives("max-age=0", &[("expires", &future), ("etag", "\"a\"")]), Ok(0));
+        assert_eq!(lives("private", &[("cache-control", "max-age=9")]), Err(NotStored::Private));
+        assert_eq!(lives("no-store", &[("cache-control", "max-age=9")]), Err(NotStored::NoStore));
+        assert_eq!(lives("foo", &[("expires", &future)]), Err(NotStored::NoFreshness));
         assert_eq!(
             lives("max-age=9, &", &[("cache-control", "no-store")]),
             Err(NotStored::NoStore)
@@ -298,9 +236,7 @@ mod ages {
 
     fn initial_age(rules: &Rules, response: &[(&'static str, &str)], delay: u64) -> Duration {
         let lines = [&[("cache-control", "max-age=100000")], response].concat();
-        exchanged(rules, 200, &[], &lines, secs(delay))
-            .unwrap()
-            .initial_age
+        exchanged(rules, 200, &[], &lines, secs(delay)).unwrap().initial_age
     }
 
     #[test]
@@ -339,38 +275,20 @@ mod ages {
             (&[("age", "7200.0")], 0),
             (&[("age", "99999999999999999999999999999")], 1 << 31),
         ] {
-            let lines = [
-                &[("cache-control", "max-age=3600"), ("etag", "\"a\"")],
-                lines,
-            ]
-            .concat();
-            let rules = Rules {
-                keep: Duration::MAX,
-                ..open_route()
-            };
-            assert_eq!(
-                judged(&rules, 200, &lines).unwrap().initial_age,
-                secs(age),
-                "{lines:?}"
-            );
+            let lines = [&[("cache-control", "max-age=3600"), ("etag", "\"a\"")], lines].concat();
+            let rules = Rules { keep: Duration::MAX, ..open_route() };
+            assert_eq!(judged(&rules, 200, &lines).unwrap().initial_age, secs(age), "{lines:?}");
         }
     }
 
     #[test]
     fn what_is_older_than_its_life_is_stale_from_the_start() {
-        let life = judged(
-            &open_route(),
-            200,
-            &[("cache-control", "max-age=10"), ("age", "15")],
-        )
-        .unwrap();
+        let life =
+            judged(&open_route(), 200, &[("cache-control", "max-age=10"), ("age", "15")]).unwrap();
         assert_eq!(life.freshness(life.initial_age), Freshness::StaleIfError);
         assert_eq!(life.ttl(life.initial_age), -5);
         let old = [("cache-control", "max-age=10"), ("age", "70")];
-        assert_eq!(
-            judged(&open_route(), 200, &old),
-            Err(NotStored::NoFreshness)
-        );
+        assert_eq!(judged(&open_route(), 200, &old), Err(NotStored::NoFreshness));
     }
 
     #[test]
@@ -384,21 +302,14 @@ mod ages {
 
     #[test]
     fn a_shared_route_s_own_ttl_counts_from_receipt_under_a_true_age() {
-        let rules = Rules {
-            default_ttl: Some(MINUTE),
-            ..open_route()
-        };
+        let rules = Rules { default_ttl: Some(MINUTE), ..open_route() };
         let life = judged(&rules, 200, &[("age", "20")]).unwrap();
         assert_eq!((life.lifetime, life.initial_age), (secs(80), secs(20)));
     }
 
     #[test]
     fn a_clock_that_jumps_back_during_the_exchange_makes_nothing_younger() {
-        let times = Times {
-            requested_at: NOW + secs(50),
-            received_at: NOW,
-            delay: secs(3),
-        };
+        let times = Times { requested_at: NOW + secs(50), received_at: NOW, delay: secs(3) };
         let response = fields(&[("cache-control", "max-age=100")]);
         let life = judge(
             &open_route(),
@@ -417,21 +328,11 @@ mod storing {
 
     #[test]
     fn only_an_answer_to_get_is_stored() {
-        let times = Times {
-            requested_at: NOW,
-            received_at: NOW,
-            delay: Duration::ZERO,
-        };
+        let times = Times { requested_at: NOW, received_at: NOW, delay: Duration::ZERO };
         let response = fields(&[("cache-control", "max-age=60")]);
         for method in [Method::HEAD, Method::POST, Method::PUT, Method::OPTIONS] {
-            let found = judge(
-                &open_route(),
-                &method,
-                &HeaderMap::new(),
-                StatusCode::OK,
-                &response,
-                &times,
-            );
+            let found =
+                judge(&open_route(), &method, &HeaderMap::new(), StatusCode::OK, &response, &times);
             assert_eq!(found, Err(NotStored::Method));
         }
     }
@@ -439,11 +340,7 @@ mod storing {
     #[test]
     fn a_shared_route_stores_any_final_status_with_explicit_freshness_but_those_that_forbid_it() {
         for status in 100..=599_u16 {
-            let found = judged(
-                &open_route(),
-                status,
-                &[("cache-control", "max-age=60, public")],
-            );
+            let found = judged(&open_route(), status, &[("cache-control", "max-age=60, public")]);
             let expected = match status {
                 206 => Err(NotStored::Partial),
                 100..=199 | 304 | 412 | 416 | 428 | 429 | 431 | 511 => Err(NotStored::Status),
@@ -455,10 +352,7 @@ mod storing {
 
     #[test]
     fn a_token_route_stores_200_and_with_a_ttl_of_its_own_404() {
-        let rules = Rules {
-            negative_ttl: Some(secs(5)),
-            ..token_route()
-        };
+        let rules = Rules { negative_ttl: Some(secs(5)), ..token_route() };
         for status in 100..=599_u16 {
             let explicit = [("cache-control", "max-age=9")];
             for (lines, ttl, negative) in [(&[][..], 60, 5), (&explicit, 9, 9)] {
@@ -486,10 +380,7 @@ mod storing {
                 Err(NotStored::NoFreshness)
             );
         }
-        let rules = Rules {
-            negative_ttl: Some(secs(5)),
-            ..open_route()
-        };
+        let rules = Rules { negative_ttl: Some(secs(5)), ..open_route() };
         assert_eq!(judged(&rules, 404, &[]).unwrap().lifetime, secs(5));
         assert_eq!(judged(&rules, 410, &[]), Err(NotStored::NoFreshness));
     }
@@ -497,20 +388,11 @@ mod storing {
     #[test]
     fn no_store_is_obeyed_unless_the_route_departs_by_name() {
         for rules in [token_route(), open_route()] {
-            assert_eq!(
-                cached(&rules, "max-age=60, No-Store"),
-                Err(NotStored::NoStore)
-            );
-            let departs = Rules {
-                store_no_store: true,
-                ..rules
-            };
+            assert_eq!(cached(&rules, "max-age=60, No-Store"), Err(NotStored::NoStore));
+            let departs = Rules { store_no_store: true, ..rules };
             assert_eq!(cached(&departs, "max-age=60, no-store"), Ok(60));
         }
-        let departs = Rules {
-            store_no_store: true,
-            ..token_route()
-        };
+        let departs = Rules { store_no_store: true, ..token_route() };
         assert_eq!(cached(&departs, "no-store"), Ok(60));
     }
 
@@ -518,23 +400,14 @@ mod storing {
     fn must_understand_overrides_no_store_only_where_the_status_is_understood() {
         let lines = [("cache-control", "max-age=60, no-store, must-understand")];
         assert_eq!(lifetime(&open_route(), &lines), Ok(60));
-        assert_eq!(
-            judged(&open_route(), 299, &lines),
-            Err(NotStored::MustUnderstand)
-        );
+        assert_eq!(judged(&open_route(), 299, &lines), Err(NotStored::MustUnderstand));
         let alone = [("cache-control", "max-age=60, must-understand")];
-        assert_eq!(
-            judged(&open_route(), 599, &alone),
-            Err(NotStored::MustUnderstand)
-        );
+        assert_eq!(judged(&open_route(), 599, &alone), Err(NotStored::MustUnderstand));
     }
 
     #[test]
     fn private_bars_a_shared_route_only() {
-        assert_eq!(
-            cached(&open_route(), "max-age=60, private"),
-            Err(NotStored::Private)
-        );
+        assert_eq!(cached(&open_route(), "max-age=60, private"), Err(NotStored::Private));
         assert_eq!(cached(&token_route(), "max-age=60, private"), Ok(60));
         assert_eq!(cached(&open_route(), r#"max-age=60, private="x""#), Ok(60));
     }
@@ -543,28 +416,14 @@ mod storing {
     fn an_authorised_answer_is_shared_only_if_the_upstream_allows_it() {
         let found = |rules: &Rules, line: &str| {
             let authorised = [("authorization", "Bearer x")];
-            exchanged(
-                rules,
-                200,
-                &authorised,
-                &[("cache-control", line)],
-                Duration::ZERO,
-            )
-            .map(drop)
+            exchanged(rules, 200, &authorised, &[("cache-control", line)], Duration::ZERO).map(drop)
         };
-        assert_eq!(
-            found(&open_route(), "max-age=60"),
-            Err(NotStored::Authorization)
-        );
+        assert_eq!(found(&open_route(), "max-age=60"), Err(NotStored::Authorization));
         assert_eq!(
             found(&open_route(), "max-age=60, proxy-revalidate"),
             Err(NotStored::Authorization)
         );
-        for line in [
-            "max-age=60, public",
-            "max-age=60, must-revalidate",
-            "s-maxage=60",
-        ] {
+        for line in ["max-age=60, public", "max-age=60, must-revalidate", "s-maxage=60"] {
             assert_eq!(found(&open_route(), line), Ok(()), "{line}");
         }
         assert_eq!(found(&token_route(), "max-age=60"), Ok(()));
@@ -578,27 +437,18 @@ mod storing {
             assert_eq!(lifetime(&rules, &[lines[0], ("vary", "accept")]), Ok(60));
         }
         let unreadable = [("cache-control", "max-age=60"), ("vary", "a b")];
-        assert_eq!(
-            lifetime(&open_route(), &unreadable),
-            Err(NotStored::VaryStar)
-        );
+        assert_eq!(lifetime(&open_route(), &unreadable), Err(NotStored::VaryStar));
         assert_eq!(lifetime(&token_route(), &unreadable), Ok(60));
     }
 
     #[test]
     fn a_cookie_bars_a_shared_route_that_does_not_store_them() {
         let lines = [("cache-control", "max-age=60"), ("set-cookie", "a=b")];
-        let refuses = Rules {
-            store_set_cookie: false,
-            ..open_route()
-        };
+        let refuses = Rules { store_set_cookie: false, ..open_route() };
         assert_eq!(lifetime(&refuses, &lines), Err(NotStored::SetCookie));
         assert_eq!(lifetime(&open_route(), &lines), Ok(60));
         assert_eq!(lifetime(&token_route(), &lines), Ok(60));
-        let withheld = [
-            ("cache-control", r#"max-age=60, no-cache="set-cookie""#),
-            lines[1],
-        ];
+        let withheld = [("cache-control", r#"max-age=60, no-cache="set-cookie""#), lines[1]];
         assert_eq!(lifetime(&refuses, &withheld), Ok(60));
     }
 
@@ -606,14 +456,8 @@ mod storing {
     fn a_request_s_no_store_counts_where_request_directives_do() {
         let found = |rules: &Rules| {
             let request = [("cache-control", "no-store")];
-            exchanged(
-                rules,
-                200,
-                &request,
-                &[("cache-control", "max-age=60")],
-                Duration::ZERO,
-            )
-            .map(drop)
+            exchanged(rules, 200, &request, &[("cache-control", "max-age=60")], Duration::ZERO)
+                .map(drop)
         };
         assert_eq!(found(&open_route()), Err(NotStored::RequestNoStore));
         assert_eq!(found(&token_route()), Ok(()));
@@ -622,11 +466,7 @@ mod storing {
     #[test]
     fn what_is_never_fresh_is_kept_only_to_be_revalidated() {
         for rules in [token_route(), open_route()] {
-            for line in [
-                "no-cache",
-                "no-cache, max-age=60",
-                "max-age=0, must-revalidate",
-            ] {
+            for line in ["no-cache", "no-cache, max-age=60", "max-age=0, must-revalidate"] {
                 assert_eq!(cached(&rules, line), Err(NotStored::NoFreshness), "{line}");
                 let life =
                     judged(&rules, 200, &[("cache-control", line), ("etag", "\"a\"")]).unwrap();
@@ -636,10 +476,7 @@ mod storing {
         }
         assert_eq!(lifetime(&open_route(), &[]), Err(NotStored::NoFreshness));
         assert_eq!(lifetime(&open_route(), &[("etag", "\"a\"")]), Ok(0));
-        assert_eq!(
-            lifetime(&open_route(), &[("etag", "a")]),
-            Err(NotStored::NoFreshness)
-        );
+        assert_eq!(lifetime(&open_route(), &[("etag", "a")]), Err(NotStored::NoFreshness));
     }
 
     #[test]
@@ -669,10 +506,7 @@ mod storing {
 
     #[test]
     fn reasons_have_names_of_their_own() {
-        let mut names: Vec<_> = NotStored::ALL
-            .iter()
-            .map(|reason| reason.as_str())
-            .collect();
+        let mut names: Vec<_> = NotStored::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), NotStored::ALL.len());
@@ -684,10 +518,7 @@ mod staleness {
 
     fn windows(rules: &Rules, directives: &str) -> (u64, u64) {
         let life = judged(rules, 200, &[("cache-control", directives)]).unwrap();
-        (
-            life.stale_while_revalidate.as_secs(),
-            life.stale_if_error.as_secs(),
-        )
+        (life.stale_while_revalidate.as_secs(), life.stale_if_error.as_secs())
     }
 
     #[test]
@@ -702,11 +533,7 @@ mod staleness {
             (359, Freshness::StaleIfError, -299),
             (360, Freshness::Expired, -300),
         ] {
-            assert_eq!(
-                (life.freshness(secs(age)), life.ttl(secs(age))),
-                (freshness, ttl),
-                "{age}"
-            );
+            assert_eq!((life.freshness(secs(age)), life.ttl(secs(age))), (freshness, ttl), "{age}");
         }
         assert_eq!(life.last_use(), secs(960));
         assert!(life.stale_if_error_allows(secs(75)) && !life.stale_if_error_allows(secs(360)));
@@ -736,24 +563,15 @@ mod staleness {
         let line = "max-age=60, stale-while-revalidate=40, stale-if-error=50";
         assert_eq!(windows(&open_route(), line), (40, 50));
         assert_eq!(windows(&token_route(), line), (30, 50));
-        assert_eq!(
-            windows(&token_route(), "max-age=60, stale-if-error=x"),
-            (30, 0)
-        );
-        let ignores = Rules {
-            stale_directives: false,
-            ..open_route()
-        };
+        assert_eq!(windows(&token_route(), "max-age=60, stale-if-error=x"), (30, 0));
+        let ignores = Rules { stale_directives: false, ..open_route() };
         assert_eq!(windows(&ignores, line), (0, 60));
     }
 
     #[test]
     fn what_was_never_fresh_is_not_served_stale_unasked() {
         assert_eq!(windows(&token_route(), "max-age=0"), (0, 300));
-        assert_eq!(
-            windows(&open_route(), "max-age=0, stale-while-revalidate=7"),
-            (7, 60)
-        );
+        assert_eq!(windows(&open_route(), "max-age=0, stale-while-revalidate=7"), (7, 60));
         let implicit = judged(&open_route(), 200, &[("etag", "\"a\"")]).unwrap();
         assert_eq!(implicit.freshness(Duration::ZERO), Freshness::Expired);
     }
@@ -769,9 +587,7 @@ mod reusing {
     fn reused(rules: &Rules, wish: &str, ages: RangeInclusive<u64>) -> Vec<Reuse> {
         let life = judged(rules, 200, &[("cache-control", "max-age=60")]).unwrap();
         let request = fields(&[("cache-control", wish)]);
-        ages.step_by(60)
-            .map(|age| reuse(rules, &life, secs(age), &request))
-            .collect()
+        ages.step_by(60).map(|age| reuse(rules, &life, secs(age), &request)).collect()
     }
 
     #[test]
@@ -794,11 +610,7 @@ mod reusing {
             ("only-if-cached, no-cache", GATEWAY_TIMEOUT, GATEWAY_TIMEOUT),
             ("only-if-cached, max-stale", ALLOWED, ALLOWED),
         ] {
-            assert_eq!(
-                reused(&open_route(), line, 30..=90),
-                [fresh, stale],
-                "{line}"
-            );
+            assert_eq!(reused(&open_route(), line, 30..=90), [fresh, stale], "{line}");
         }
     }
 
@@ -809,48 +621,29 @@ mod reusing {
 
     #[test]
     fn elsewhere_they_change_nothing() {
-        for line in [
-            "no-cache",
-            "max-age=0",
-            "min-fresh=99",
-            "only-if-cached",
-            "max-stale",
-        ] {
+        for line in ["no-cache", "max-age=0", "min-fresh=99", "only-if-cached", "max-stale"] {
             assert_eq!(
                 reused(&token_route(), line, 0..=120),
                 [ALLOWED, ALLOWED, REVALIDATE],
                 "{line}"
             );
-            assert!(!only_if_cached(
-                &token_route(),
-                &fields(&[("cache-control", line)])
-            ));
+            assert!(!only_if_cached(&token_route(), &fields(&[("cache-control", line)])));
         }
-        assert!(only_if_cached(
-            &open_route(),
-            &fields(&[("cache-control", "only-if-cached")])
-        ));
+        assert!(only_if_cached(&open_route(), &fields(&[("cache-control", "only-if-cached")])));
     }
 
     #[test]
     fn a_client_takes_nothing_stale_that_the_upstream_forbids() {
         let rules = open_route();
-        let life = judged(
-            &rules,
-            200,
-            &[("cache-control", "s-maxage=60"), ("etag", "\"a\"")],
-        )
-        .unwrap();
+        let life =
+            judged(&rules, 200, &[("cache-control", "s-maxage=60"), ("etag", "\"a\"")]).unwrap();
         let request = fields(&[("cache-control", "max-stale")]);
         assert_eq!(reuse(&rules, &life, secs(61), &request), REVALIDATE);
     }
 
     #[test]
     fn a_limit_on_age_refuses_the_stale_while_revalidate_window() {
-        let rules = Rules {
-            stale_while_revalidate: MINUTE,
-            ..open_route()
-        };
+        let rules = Rules { stale_while_revalidate: MINUTE, ..open_route() };
         assert_eq!(reused(&rules, "", 90..=90), [ALLOWED]);
         assert_eq!(reused(&rules, "max-age=600", 90..=90), [REVALIDATE]);
     }

@@ -53,14 +53,9 @@ impl Validators {
     /// Makes `request` conditional on these validators (RFC 9111 §4.3.1). Whatever conditions and
     /// range it had are removed: they are the client's, and are judged here.
     pub fn condition(&self, request: &mut HeaderMap) {
-        for name in [
-            IF_MATCH,
-            IF_MODIFIED_SINCE,
-            IF_NONE_MATCH,
-            IF_RANGE,
-            IF_UNMODIFIED_SINCE,
-            RANGE,
-        ] {
+        for name in
+            [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE]
+        {
             request.remove(name);
         }
         if let Some(etag) = &self.etag {
@@ -192,10 +187,7 @@ impl<'a> EntityTag<'a> {
         let end = inner.iter().position(|&byte| byte == b'"')?;
         let (opaque, rest) = inner.split_at_checked(end)?;
         let is_etagc = |byte: &u8| *byte > b' ' && *byte != 0x7f;
-        opaque
-            .iter()
-            .all(is_etagc)
-            .then_some((Self { weak, opaque }, rest.get(1..)?))
+        opaque.iter().all(is_etagc).then_some((Self { weak, opaque }, rest.get(1..)?))
     }
 
     /// RFC 9110 §8.8.3.2.
@@ -226,19 +218,13 @@ fn none_match_fails(request: &HeaderMap, ours: Option<&EntityTag<'_>>) -> bool {
 
 /// Whether a list of entity tags has `ours`; what is no entity tag is skipped up to the next comma.
 fn names(mut list: &[u8], ours: &EntityTag<'_>) -> bool {
-    while let Some(start) = list
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b','))
-    {
+    while let Some(start) = list.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b',')) {
         let member = list.get(start..).unwrap_or_default();
         let (rest, found) = match EntityTag::split(member) {
             Some((theirs, rest)) => (rest, theirs.weakly_equals(ours)),
             None => (member, false),
         };
-        let comma = rest
-            .iter()
-            .position(|&byte| byte == b',')
-            .unwrap_or(rest.len());
+        let comma = rest.iter().position(|&byte| byte == b',').unwrap_or(rest.len());
         let (between, after) = rest.split_at_checked(comma).unwrap_or((rest, &[]));
         // Something glued to it makes it another thing.
         if found && super::list::trim(between).is_empty() {
@@ -380,17 +366,9 @@ mod tests {
             (&[("content-length", "11")], false),
             (&[("content-length", "x")], false),
         ] {
-            assert_eq!(
-                head_freshens(&stored, &fields(head), 10),
-                freshens,
-                "{head:?}"
-            );
+            assert_eq!(head_freshens(&stored, &fields(head), 10), freshens, "{head:?}");
         }
-        assert!(!head_freshens(
-            &HeaderMap::new(),
-            &fields(&[("etag", "\"a\"")]),
-            10
-        ));
+        assert!(!head_freshens(&HeaderMap::new(), &fields(&[("etag", "\"a\"")]), 10));
     }
 
     #[test]
@@ -418,20 +396,12 @@ mod tests {
             let asked: Vec<_> = lines.iter().map(|line| ("if-none-match", *line)).collect();
             for etag in ["\"a\"", "W/\"a\""] {
                 let etag = HeaderValue::from_static(etag);
-                assert_eq!(
-                    not_modified(&fields(&asked), Some(&etag), None),
-                    hit,
-                    "{lines:?}"
-                );
+                assert_eq!(not_modified(&fields(&asked), Some(&etag), None), hit, "{lines:?}");
             }
         }
         let asked = fields(&[("if-none-match", "*")]);
         assert!(not_modified(&asked, None, None));
-        assert!(!not_modified(
-            &fields(&[("if-none-match", "\"a\"")]),
-            None,
-            None
-        ));
+        assert!(!not_modified(&fields(&[("if-none-match", "\"a\"")]), None, None));
     }
 
     #[test]
@@ -440,11 +410,7 @@ mod tests {
         let since = |date: &str| fields(&[("if-modified-since", date)]);
         assert!(not_modified(&since(OLD), None, at(OLD)));
         assert!(not_modified(&since(NEW), None, at(OLD)));
-        assert!(not_modified(
-            &since("Sunday, 06-Nov-94 08:49:37 GMT"),
-            None,
-            at(OLD)
-        ));
+        assert!(not_modified(&since("Sunday, 06-Nov-94 08:49:37 GMT"), None, at(OLD)));
         assert!(!not_modified(&since(OLD), None, at(NEW)));
         assert!(!not_modified(&since("junk"), None, at(OLD)));
         assert!(!not_modified(&since(OLD), None, None));
@@ -460,18 +426,9 @@ mod tests {
     fn what_has_no_last_modified_was_modified_when_it_was_made() {
         let received = Duration::from_millis(784_111_999_500);
         let seconds = |lines: &[_]| modified_at(&fields(lines), received).as_secs();
-        assert_eq!(
-            seconds(&[("last-modified", OLD), ("date", NEW)]),
-            784_111_777
-        );
-        assert_eq!(
-            seconds(&[("last-modified", "junk"), ("date", NEW)]),
-            784_111_778
-        );
-        assert_eq!(
-            modified_at(&HeaderMap::new(), received),
-            Duration::from_secs(784_111_999)
-        );
+        assert_eq!(seconds(&[("last-modified", OLD), ("date", NEW)]), 784_111_777);
+        assert_eq!(seconds(&[("last-modified", "junk"), ("date", NEW)]), 784_111_778);
+        assert_eq!(modified_at(&HeaderMap::new(), received), Duration::from_secs(784_111_999));
     }
 
     #[test]

@@ -49,9 +49,7 @@ impl Variant {
 
     /// Whether `request` selects this variant: each nominated field is absent from both, or equal.
     pub fn matches(&self, request: &HeaderMap) -> bool {
-        self.selecting
-            .iter()
-            .all(|field| field.value == normalised(request, &field.name))
+        self.selecting.iter().all(|field| field.value == normalised(request, &field.name))
     }
 
     /// The nominated fields.
@@ -71,13 +69,7 @@ impl Variant {
 /// The field names in `Vary`; `None` when one of them is `*` or no field name.
 fn nominated(response: &HeaderMap) -> Option<Vec<HeaderName>> {
     members(response, &VARY)
-        .map(|member| {
-            if member == b"*" {
-                None
-            } else {
-                HeaderName::from_bytes(member).ok()
-            }
-        })
+        .map(|member| if member == b"*" { None } else { HeaderName::from_bytes(member).ok() })
         .collect()
 }
 
@@ -91,10 +83,8 @@ fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
     if ![ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE].contains(name) {
         return Some(members.collect::<Vec<_>>().join(&b","[..]).into());
     }
-    let mut preferences: Vec<Vec<u8>> = members
-        .map(preference)
-        .filter(|it| !it.is_empty())
-        .collect();
+    let mut preferences: Vec<Vec<u8>> =
+        members.map(preference).filter(|it| !it.is_empty()).collect();
     preferences.sort_unstable();
     Some(preferences.join(&b","[..]).into())
 }
@@ -133,21 +123,9 @@ mod tests {
     #[test]
     fn each_nominated_field_must_match_and_no_other() {
         let first = [("foo", "1"), ("bar", "abc")];
-        assert!(answers(
-            "Foo, Bar",
-            &first,
-            &[("bar", "abc"), ("foo", "1"), ("other", "x")]
-        ));
-        assert!(!answers(
-            "Foo, Bar",
-            &first,
-            &[("foo", "2"), ("bar", "abc")]
-        ));
-        assert!(!answers(
-            "Foo, Bar",
-            &first,
-            &[("foo", "1"), ("bar", "abC")]
-        ));
+        assert!(answers("Foo, Bar", &first, &[("bar", "abc"), ("foo", "1"), ("other", "x")]));
+        assert!(!answers("Foo, Bar", &first, &[("foo", "2"), ("bar", "abc")]));
+        assert!(!answers("Foo, Bar", &first, &[("foo", "1"), ("bar", "abC")]));
         assert!(!answers("Foo, Bar", &first, &[("foo", "1")]));
         assert!(!answers("Foo", &[], &[("foo", "1")]));
         assert!(!answers("Foo", &[], &[("foo", "")]));
@@ -157,9 +135,7 @@ mod tests {
 
     #[test]
     fn an_asterisk_or_an_unreadable_name_matches_nothing() {
-        for vary in [
-            "*", "*, *", ", *", "*, Foo", "Foo, *", "foo bar", "foo, b@r",
-        ] {
+        for vary in ["*", "*, *", ", *", "*, Foo", "Foo, *", "foo bar", "foo, b@r"] {
             assert!(!answers(vary, &[], &[]), "{vary}");
         }
         let lines = fields(&[("vary", ""), ("vary", "*")]);
@@ -169,53 +145,29 @@ mod tests {
     #[test]
     fn lines_are_joined_and_white_space_around_commas_goes() {
         assert!(answers("foo", &[("foo", "1,2")], &[("foo", " 1, 2 ")]));
-        assert!(answers(
-            "foo",
-            &[("foo", "1, 2")],
-            &[("foo", "1"), ("foo", "2")]
-        ));
+        assert!(answers("foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")]));
         assert!(!answers("foo", &[("foo", "1, 2")], &[("foo", "2, 1")]));
         assert!(!answers("foo", &[("foo", "1,,2")], &[("foo", "1,2")]));
         assert!(!answers("foo", &[("foo", "a b")], &[("foo", "ab")]));
-        assert!(!answers(
-            "foo",
-            &[("foo", r#""1, 2""#)],
-            &[("foo", r#""1,2""#)]
-        ));
+        assert!(!answers("foo", &[("foo", r#""1, 2""#)], &[("foo", r#""1,2""#)]));
     }
 
     #[test]
     fn weighted_names_lose_case_and_order() {
         let all = "accept-language, accept-encoding";
-        let first = [
-            ("accept-language", "en, de;q=0.5"),
-            ("accept-encoding", "gzip,br"),
-        ];
+        let first = [("accept-language", "en, de;q=0.5"), ("accept-encoding", "gzip,br")];
         for second in [
-            [
-                ("accept-language", "de; Q=0.5,EN"),
-                ("accept-encoding", "br, gzip"),
-            ],
-            [
-                ("accept-language", ", en ,, de ;q=0.5"),
-                ("accept-encoding", "GZIP,br"),
-            ],
+            [("accept-language", "de; Q=0.5,EN"), ("accept-encoding", "br, gzip")],
+            [("accept-language", ", en ,, de ;q=0.5"), ("accept-encoding", "GZIP,br")],
         ] {
             assert!(answers(all, &first, &second), "{second:?}");
         }
         assert!(!answers(
             all,
             &first,
-            &[
-                ("accept-language", "en, de"),
-                ("accept-encoding", "gzip, br")
-            ]
+            &[("accept-language", "en, de"), ("accept-encoding", "gzip, br")]
         ));
-        assert!(!answers(
-            "accept",
-            &[("accept", "a/b;x=Y")],
-            &[("accept", "a/b;x=y")]
-        ));
+        assert!(!answers("accept", &[("accept", "a/b;x=Y")], &[("accept", "a/b;x=y")]));
     }
 
     #[test]

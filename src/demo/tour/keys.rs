@@ -16,13 +16,8 @@ impl Keys {
     pub(super) fn of(seen: &Seen) -> Self {
         let body = seen.json();
         let first = body.pointer("/data/0").cloned().unwrap_or_default();
-        let text = |name: &str| {
-            first
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text =
+            |name: &str| first.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         Self {
             api_key: text("apiKey"),
             is_token_masked: first
@@ -35,13 +30,8 @@ impl Keys {
 
     /// The key in the prompt.
     pub(super) fn pasted(&self) -> &str {
-        let words = self
-            .prompt
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        words
-            .into_iter()
-            .find(|word| word.starts_with("cal_"))
-            .unwrap_or("cal_")
+        let words = self.prompt.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.into_iter().find(|word| word.starts_with("cal_")).unwrap_or("cal_")
     }
 
     /// Whether both are there in the clear.

@@ -49,14 +49,7 @@ impl<'a, W: Write> Tour<'a, W> {
         sample: Sample,
         addresses: Addresses,
     ) -> Self {
-        Self {
-            page,
-            client,
-            sample,
-            addresses,
-            direct: 0,
-            crowd: crowd(),
-        }
+        Self { page, client, sample, addresses, direct: 0, crowd: crowd() }
     }
 
     /// Shows everything; returns how many checks failed.
@@ -74,19 +67,13 @@ impl<'a, W: Write> Tour<'a, W> {
         self.stale().await?;
         self.metrics().await?;
         let (checks, unexpected) = (self.page.checks(), self.page.unexpected());
-        self.page.line(&format!(
-            "\n{checks} checks of these replies, {unexpected} failed."
-        ))?;
+        self.page.line(&format!("\n{checks} checks of these replies, {unexpected} failed."))?;
         self.page.flush()?;
         Ok(unexpected)
     }
 
     fn open(&mut self, latency: Duration) -> Result<(), DemoError> {
-        let Addresses {
-            gateway,
-            admin,
-            sample,
-        } = self.addresses;
+        let Addresses { gateway, admin, sample } = self.addresses;
         let units = self.sample.units();
         let (first, last) = (unit_id(0), unit_id(units.saturating_sub(1)));
         let latency = time(latency);
@@ -123,15 +110,10 @@ impl<'a, W: Write> Tour<'a, W> {
 
     /// Turns a knob of the sample.
     async fn turn(&mut self, knob: &str) -> Result<(), DemoError> {
-        let ask = Ask::post(
-            format!("http://{}/demo/{knob}", self.addresses.sample),
-            None,
-        );
+        let ask = Ask::post(format!("http://{}/demo/{knob}", self.addresses.sample), None);
         self.page.command(&ask.curl())?;
         let done = self.client.send(ask).await?;
-        Ok(self
-            .page
-            .check(is_ok(&done), "the sample does as it is told")?)
+        Ok(self.page.check(is_ok(&done), "the sample does as it is told")?)
     }
 
     /// Makes a request, and prints it and its reply.

@@ -37,11 +37,7 @@ pub fn subscriber(
     clock: Clock,
     lines: Lines,
 ) -> impl Subscriber + Send + Sync + use<> {
-    let events = Events {
-        clock,
-        format: log.format,
-        lines,
-    };
+    let events = Events { clock, format: log.format, lines };
     Registry::default().with(events.with_filter(filter(log.level, rust_log.unwrap_or_default())))
 }
 
@@ -68,26 +64,17 @@ pub struct Rarely {
 impl Rarely {
     /// Nothing was said yet.
     pub const fn new() -> Self {
-        Self {
-            said: AtomicU64::new(0),
-            suppressed: AtomicU64::new(0),
-        }
+        Self { said: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
     /// Whether to say it at `now` (monotonic), when it is said at most once `every` so often; if so, how
     /// many were suppressed since it was last said.
     pub fn due(&self, now: Duration, every: Duration) -> Option<u64> {
-        let now = u64::try_from(now.as_millis())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
         let due = |said: u64| (said == 0 || now.saturating_sub(said) >= every).then_some(now);
         // Of several at once one wins; the others count as suppressed.
-        if self
-            .said
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, due)
-            .is_err()
-        {
+        if self.said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_err() {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -160,9 +147,7 @@ impl fmt::Debug for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let sources = std::iter::successors(self.0.source(), |error| (*error).source());
-        sources
-            .take(DEEPEST)
-            .try_for_each(|source| write!(f, ": {source}"))
+        sources.take(DEEPEST).try_for_each(|source| write!(f, ": {source}"))
     }
 }
 
@@ -180,21 +165,12 @@ impl fmt::Display for Place<'_> {
 
 /// What is heard: us at `level`, refined by the `RUST_LOG` directives that name us; dependencies little.
 fn filter(level: Level, rust_log: &str) -> Targets {
-    let quiet = Targets::new()
-        .with_default(LevelFilter::WARN)
-        .with_target(OURS, filter_of(level));
-    let quiet = SILENT.iter().fold(quiet, |quiet, name| {
-        quiet.with_target(*name, LevelFilter::OFF)
-    });
+    let quiet = Targets::new().with_default(LevelFilter::WARN).with_target(OURS, filter_of(level));
+    let quiet = SILENT.iter().fold(quiet, |quiet, name| quiet.with_target(*name, LevelFilter::OFF));
     rust_log.split(',').fold(quiet, |filter, directive| {
-        let (target, level) = directive
-            .trim()
-            .split_once('=')
-            .unwrap_or_else(|| (OURS, directive.trim()));
-        let ours = target == OURS
-            || target
-                .strip_prefix(OURS)
-                .is_some_and(|t| t.starts_with("::"));
+        let (target, level) =
+            directive.trim().split_once('=').unwrap_or_else(|| (OURS, directive.trim()));
+        let ours = target == OURS || target.strip_prefix(OURS).is_some_and(|t| t.starts_with("::"));
         match level.parse::<LevelFilter>() {
             // Nothing at all parses as `error`.
             Ok(heard) if ours && !level.is_empty() => filter.with_target(target, heard),
@@ -238,14 +214,7 @@ fn name(field: &Field) -> &'static str {
 const OURS: &str = "unitgate";
 
 /// Dependencies that see heads, fields, frames or keys.
-const SILENT: [&str; 6] = [
-    "h2",
-    "hyper",
-    "hyper_rustls",
-    "hyper_util",
-    "rustls",
-    "tokio_rustls",
-];
+const SILENT: [&str; 6] = ["h2", "hyper", "hyper_rustls", "hyper_util", "rustls", "tokio_rustls"];
 
 /// How many sources of an error are told.
 const DEEPEST: usize = 8;

@@ -20,26 +20,16 @@ fn logged(rust_log: &str, format: LogFormat, act: impl FnOnce()) -> String {
 
 #[test]
 fn a_dependency_is_capped_at_warn_and_those_that_see_fields_are_silent() {
-    for rust_log in [
-        "",
-        "trace",
-        "trace,hyper=trace,h2=trace,moka=debug",
-        "unitgatefoo=trace",
-        "=,=x,,",
-    ] {
+    for rust_log in
+        ["", "trace", "trace,hyper=trace,h2=trace,moka=debug", "unitgatefoo=trace", "=,=x,,"]
+    {
         let filter = filter(Level::Info, rust_log);
         let hears = |target, level| filter.would_enable(target, &level);
         for target in ["moka", "tokio::task"] {
             assert!(hears(target, tracing::Level::WARN), "{rust_log}");
             assert!(!hears(target, tracing::Level::INFO), "{rust_log}");
         }
-        for target in [
-            "hyper::proto",
-            "h2",
-            "h2::codec",
-            "hyper_util::client",
-            "rustls::conn",
-        ] {
+        for target in ["hyper::proto", "h2", "h2::codec", "hyper_util::client", "rustls::conn"] {
             assert!(!hears(target, tracing::Level::ERROR), "{rust_log}");
         }
     }
@@ -53,21 +43,9 @@ fn rust_log_refines_what_is_heard_of_us() {
     assert!(!hears("", "unitgate::cache", tracing::Level::DEBUG));
     assert!(hears("unitgate=,", "unitgate::cache", tracing::Level::INFO));
     assert!(hears("debug", "unitgate::cache", tracing::Level::DEBUG));
-    assert!(hears(
-        "unitgate=trace",
-        "unitgate::cache",
-        tracing::Level::TRACE
-    ));
-    assert!(hears(
-        "unitgate::cache=debug",
-        "unitgate::cache",
-        tracing::Level::DEBUG
-    ));
-    assert!(!hears(
-        "unitgate::cache=debug",
-        "unitgate::mask",
-        tracing::Level::DEBUG
-    ));
+    assert!(hears("unitgate=trace", "unitgate::cache", tracing::Level::TRACE));
+    assert!(hears("unitgate::cache=debug", "unitgate::cache", tracing::Level::DEBUG));
+    assert!(!hears("unitgate::cache=debug", "unitgate::mask", tracing::Level::DEBUG));
     assert!(!hears("unitgate=error", "unitgate", tracing::Level::WARN));
 }
 
@@ -106,10 +84,7 @@ fn an_event_is_a_line_of_the_access_logs_shape() {
         text.starts_with("time=1970-01-01T00:00:01.000Z level=warn log=diagnostics "),
         "{text}"
     );
-    assert!(
-        text.contains(r#" message="said\nthis" count=3 below=-1 on=true "#),
-        "{text}"
-    );
+    assert!(text.contains(r#" message="said\nthis" count=3 below=-1 on=true "#), "{text}");
 }
 
 #[test]
@@ -120,11 +95,7 @@ fn a_value_that_cannot_be_shown_is_said_to_be_so() {
             Err(fmt::Error)
         }
     }
-    let text = logged(
-        "",
-        LogFormat::Text,
-        || tracing::info!(value = ?Broken, "still"),
-    );
+    let text = logged("", LogFormat::Text, || tracing::info!(value = ?Broken, "still"));
     assert!(text.contains("value=(unprintable)"), "{text}");
 }
 
@@ -165,13 +136,7 @@ fn a_panic_tells_its_place_and_never_its_message() {
     let line = printed.lines().find(|line| line.starts_with('{')).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["message"], "panicked");
-    assert!(
-        line["place"]
-            .as_str()
-            .unwrap()
-            .contains("diagnostics/tests.rs:"),
-        "{line}"
-    );
+    assert!(line["place"].as_str().unwrap().contains("diagnostics/tests.rs:"), "{line}");
 }
 
 /// Set in the child.

@@ -14,7 +14,7 @@
 //! The tour, in reading order:
 //!
 //! 1. [`gateway`]: the path of a request; every other module is one stage of it.
-//! 2. [`route`]: method and target → route ([`unit`]: what its ids may be); [`caller`]: token → digest; [`limit`]: who may ask how often.
+//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be); [`caller`]: token → digest; [`limit`]: who may ask how often.
 //! 3. [`mask`]: the only maker of bytes that may be stored or sent.
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
 //! 5. [`upstream`]: one exchange, its deadlines and caps; [`error`]: every refusal in one table.

@@ -9,7 +9,7 @@
 //! | may this answer be stored, and for how long? | [`judge`] → [`Life`] or [`NotStored`] |
 //! | which of its fields are stored? | [`fields_to_store`] |
 //! | how fresh is it at this age? | [`Life::freshness`] |
-//! | does the client want something else? | [`reuse`] |
+//! | does the client want something else? | [`reuse()`] |
 //! | was it made for a request like this one? | [`Variant`] |
 //! | how is it validated upstream? | [`Validators`], [`matches_304`], [`merge_304`] |
 //! | what does the client get of it? | [`not_modified`], [`range_answer`] |

@@ -68,7 +68,7 @@ fn pieces(criterion: &mut Criterion) {
     let callers = Callers::from_secret(b"bench");
     let fields = request().headers().clone();
     group.bench_function("identify", |bencher| {
-        bencher.iter(|| callers.identify(black_box(&fields)))
+        bencher.iter(|| callers.identify(black_box(&fields)));
     });
     let routes = Routes::new(&config);
     let uri = Uri::from_static(TARGET);
@@ -80,13 +80,13 @@ fn pieces(criterion: &mut Criterion) {
     let limits = Limits::new(&unlimited, &[None], clock.clone());
     let caller = callers.identify(&fields).expect("the request has a token");
     group.bench_function("admit", |bencher| {
-        bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok())
+        bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok());
     });
     group.bench_function("cache-status", |bencher| {
         bencher.iter(|| CacheStatus::hit(black_box(42)).member("unitgate"));
     });
     group.bench_function("age", |bencher| {
-        bencher.iter(|| age_value(black_box(Duration::from_secs(17))))
+        bencher.iter(|| age_value(black_box(Duration::from_secs(17))));
     });
     group.bench_function("header map clone", |bencher| bencher.iter(|| black_box(&fields).clone()));
     group.finish();

@@ -139,9 +139,13 @@ impl Token {
     /// Most characters of a token.
     pub const MAX: usize = 7_000;
 
-    /// The `Authorization` field that spends it.
+    /// The `Authorization` field that spends it, in memory of its own: a parsed one shares the whole
+    /// read buffer of its connection, which a waiting fetch must not hold.
     pub fn authorization(&self) -> HeaderValue {
-        self.0.clone()
+        let mut value =
+            HeaderValue::from_bytes(self.0.as_bytes()).unwrap_or_else(|_impossible| self.0.clone());
+        value.set_sensitive(true);
+        value
     }
 
     /// When a token that is a JWT says that it ends (RFC 7519 §4.1.4), since the Unix epoch.

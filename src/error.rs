@@ -345,7 +345,7 @@ fn upstream(error: &UpstreamError) -> Profile {
         | UpstreamError::Coding(_) => upstream_fault(
             502,
             "upstream_broken",
-            "The upstream's answer is broken or too large; check whether a write took effect before trying again.",
+            "The upstream's answer is broken or too large; after a write, check whether it took effect.",
         ),
     }
 }

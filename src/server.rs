@@ -268,7 +268,7 @@ fn target_view(config: &Config, callers: &Callers) -> Option<TargetView> {
         LogTarget::Off => None,
         LogTarget::Full => {
             let masker = Masker::new(&config.secrets, &Routes::members(config));
-            Some(TargetView::new(move |target| masker.text(target).into_owned().into()))
+            Some(TargetView::new(move |target| masker.target(target).into_owned().into()))
         }
         LogTarget::Digest => {
             let callers = callers.clone();

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -14,6 +15,8 @@ use tokio::task::JoinHandle;
 /// The process's way to its end; clones share one state.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
+    /// The phase is past running; read for each reply, so it is no lock.
+    leaving: Arc<AtomicBool>,
     phase: Arc<watch::Sender<Phase>>,
     tasks: Arc<watch::Sender<usize>>,
 }
@@ -33,6 +36,7 @@ impl Shutdown {
     /// A process that is running.
     pub fn new() -> Self {
         Self {
+            leaving: Arc::default(),
             phase: Arc::new(watch::Sender::new(Phase::Running)),
             tasks: Arc::new(watch::Sender::new(0)),
         }
@@ -43,8 +47,14 @@ impl Shutdown {
         *self.phase.borrow()
     }
 
+    /// Whether the end has begun: connections are not to be kept.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Moves on to `phase`; a step back is ignored.
     pub fn enter(&self, phase: Phase) {
+        self.leaving.fetch_or(phase > Phase::Running, Ordering::Relaxed);
         self.phase.send_if_modified(|now| {
             let ahead = phase > *now;
             if ahead {

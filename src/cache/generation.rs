@@ -26,8 +26,9 @@ pub enum Scope {
     /// Every caller's answers about one unit, in one family of routes. Ids are compared without ASCII
     /// case: dropping one too many costs a request, one too few shows old data.
     Unit(u16, String),
-    /// Every caller's answers for one canonical target of one route.
-    Target(u16, String),
+    /// Every caller's answers for one canonical target, whatever route it was asked by; by its hash
+    /// ([`Generations::hash`]), so that long targets cost nothing. Two that collide cost a request.
+    Target(u64),
 }
 
 /// How a bump treats what was made before it.
@@ -78,6 +79,11 @@ impl Generations {
             record.state.fetch_add(step, Ordering::AcqRel);
             true
         })
+    }
+
+    /// A hash of this process's own.
+    pub fn hash(&self, text: &str) -> u64 {
+        self.0.hasher.hash_one(text)
     }
 
     /// Records that are alive.

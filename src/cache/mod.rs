@@ -121,17 +121,20 @@ impl Cache {
 
     /// The generations of a request as they stand: taken before anything is asked of the upstream.
     pub fn stamp(&self, key: &KeyRef<'_>, family: Option<u16>, unit: Option<&str>) -> Stamp {
-        let resource = match (family, unit) {
-            (Some(family), Some(unit)) => unit_scope(family, unit),
-            _ => Scope::Target(key.route, key.target.to_owned()),
-        };
+        let of_unit = family.zip(unit).map(|(family, unit)| unit_scope(family, unit));
+        let of_target = Some(self.target_scope(key.target));
         let caller = match key.owner {
             Owner::Caller(id) => Some(id),
             Owner::Open => None,
         };
         let of_family = caller.zip(family).map(|(id, family)| Scope::CallerFamily(id, family));
         self.generations
-            .stamp([caller.map(Scope::Caller), of_family, Some(resource)].into_iter().flatten())
+            .stamp([caller.map(Scope::Caller), of_family, of_unit, of_target].into_iter().flatten())
+    }
+
+    /// The scope of a canonical target's answers, for every caller and route.
+    pub fn target_scope(&self, target: &str) -> Scope {
+        Scope::Target(self.generations.hash(target))
     }
 
     /// What the metrics show; catches up with moka's pending work first.

@@ -97,7 +97,7 @@ pub enum Owner {
 }
 
 /// A stored response (RFC 9111 §3), or one that just landed and is on its way to its readers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stored {
     /// Who may read it.
     pub owner: Owner,

@@ -6,22 +6,18 @@
 //! 2. On a token route the fields are an allow-list, each value masked; the upstream's validators and
 //!    caching fields stay inside.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, EXPIRES, VARY,
-};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use std::sync::Arc;
 
 use super::Gateway;
-use super::fetch::Job;
 use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
-use crate::cache::generation::Stamp;
-use crate::cache::policy::{self, Life, NotStored, Times, Validators, Variant};
-use crate::cache::stored::{Fields, Owner, Stored, detached};
+use crate::cache::policy::{self, Times, Validators};
+use crate::cache::stored::Stored;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked};
@@ -47,13 +43,13 @@ pub(super) struct Composed {
     pub(super) status: StatusCode,
     pub(super) facts: Facts,
     /// The fields that pass.
-    shown: HeaderMap,
+    pub(super) shown: HeaderMap,
     /// The upstream's fields that decide on storing.
-    ruling: HeaderMap,
-    body: Masked,
-    validators: Validators,
-    times: Times,
-    received: Now,
+    pub(super) ruling: HeaderMap,
+    pub(super) body: Masked,
+    pub(super) validators: Validators,
+    pub(super) times: Times,
+    pub(super) received: Now,
 }
 
 impl Gateway {
@@ -72,9 +68,13 @@ impl Gateway {
             return Err(Error::UnaskedStatus);
         }
         let times = times(&answer);
-        let Answer { status, fields, body, trip } = answer;
+        let Answer { status, fields, body, broken, trip } = answer;
         let mut shown = self.shown(route, status, &fields);
-        let (body, facts) = match self.prove(route, asking, status, &fields, body) {
+        let proven = match broken {
+            Some(error) => Err(Error::Upstream(Arc::new(error))),
+            None => self.prove(route, asking, status, &fields, body),
+        };
+        let (body, facts) = match proven {
             Ok(proven) => proven,
             Err(error) => {
                 self.note_unproven(index, unproven_reason(&error));
@@ -186,7 +186,8 @@ impl Gateway {
         if !route.masks() {
             return Ok((masker.verbatim(body), Facts::default()));
         }
-        if body.is_empty() && !status.is_success() {
+        // An empty 200 promised JSON; any other status promises nothing.
+        if body.is_empty() && status != StatusCode::OK {
             return Ok((masker.empty(), Facts::default()));
         }
         if !is_utf8(fields) {
@@ -199,91 +200,6 @@ impl Gateway {
     #[expect(clippy::expect_used, reason = "a route index comes from the table itself")]
     pub(super) fn route_at(&self, index: u16) -> &Route {
         self.0.routes.at(index).expect("the index was taken from a route of this table")
-    }
-}
-
-impl Composed {
-    /// The answer with its owner and its life, and whether it may be kept.
-    pub(super) fn judged(self, job: &Job, stamp: Stamp) -> (Stored, Result<(), NotStored>) {
-        let plan = job.gateway.plan_at(job.route);
-        let dice = &job.gateway.0.dice;
-        let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
-        let judged = policy::judge(
-            &rules,
-            &Method::GET,
-            &job.selecting,
-            self.status,
-            &self.ruling,
-            &self.times,
-        );
-        let life = judged.unwrap_or(UNKEPT);
-        let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
-        let owner = *job.key.owner();
-        let stored = self.into_stored(owner, life, variant, judged.is_ok());
-        let stored = Stored {
-            token_expires: job.token_expires,
-            made_under: plan.made_under,
-            stamp,
-            ..stored
-        };
-        (stored, judged.map(|_life| ()))
-    }
-
-    /// The answer as nobody may keep it.
-    pub(super) fn unkept(self, owner: Owner) -> Arc<Stored> {
-        Arc::new(self.into_stored(owner, UNKEPT, Variant::default(), false))
-    }
-
-    fn into_stored(mut self, owner: Owner, life: Life, variant: Variant, kept: bool) -> Stored {
-        let mut hidden = HeaderMap::new();
-        if let Owner::Caller(_) = owner {
-            for name in RULING {
-                for value in self.ruling.get_all(&name) {
-                    hidden.append(name.clone(), value.clone());
-                }
-            }
-            self.shown.insert(CACHE_CONTROL, cache_control(&life, kept));
-            // A client's own cache must not mix the answers to two of its tokens.
-            self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
-        }
-        let left = life.lifetime.saturating_sub(life.initial_age);
-        Stored {
-            owner,
-            status: self.status,
-            etag: self.shown.get(ETAG).cloned(),
-            fields: Fields::copied(&self.shown),
-            hidden: Fields::copied(&hidden),
-            body: if kept { self.body.detached() } else { self.body },
-            validators: own_validators(&self.validators),
-            variant,
-            facts: self.facts,
-            authorised_until: self.received.plus(left.saturating_add(life.stale_while_revalidate)),
-            life,
-            received: self.received,
-            token_expires: None,
-            made_under: 0,
-            stamp: Stamp::default(),
-        }
-    }
-}
-
-/// The same validators in memory of their own.
-fn own_validators(validators: &Validators) -> Validators {
-    Validators {
-        etag: validators.etag.as_ref().map(detached),
-        last_modified: validators.last_modified.as_ref().map(detached),
-    }
-}
-
-/// An answer that could not be kept after all: a client's own cache must not keep it either.
-pub(super) fn disowned(stored: Arc<Stored>) -> Arc<Stored> {
-    match Arc::try_unwrap(stored) {
-        Ok(stored) if stored.owner != Owner::Open => {
-            let fields = stored.fields.with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
-            Arc::new(Stored { fields, ..stored })
-        }
-        Ok(stored) => Arc::new(stored),
-        Err(shared) => shared,
     }
 }
 
@@ -321,17 +237,6 @@ fn is_utf8(fields: &HeaderMap) -> bool {
         })
 }
 
-/// The whole lifetime; the client subtracts the `Age` beside it (RFC 9111 §4.2.3).
-fn cache_control(life: &Life, kept: bool) -> HeaderValue {
-    if !kept {
-        return HeaderValue::from_static("private, no-store");
-    }
-    let seconds = life.lifetime.as_secs();
-    let strict = if life.stale_forbidden { ", must-revalidate" } else { "" };
-    HeaderValue::from_str(&format!("private, max-age={seconds}{strict}"))
-        .unwrap_or_else(|_impossible| HeaderValue::from_static("private, no-store"))
-}
-
 /// A strong validator over the masked bytes (RFC 9110 §8.8.1).
 fn etag_over(body: &Masked) -> HeaderValue {
     let digest = blake3::hash(body.bytes()).to_hex();
@@ -355,9 +260,6 @@ fn date(wall: Duration) -> HeaderValue {
         .unwrap_or_else(|_impossible| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
-/// The upstream's fields that rule reuse on a token route, where they are not shown (RFC 9111 §5).
-const RULING: [HeaderName; 3] = [CACHE_CONTROL, EXPIRES, VARY];
-
 /// Fields bound to the bytes as the upstream sent them, which masking may have changed.
 const BODY_BOUND: [HeaderName; 6] = [
     ETAG,
@@ -367,17 +269,6 @@ const BODY_BOUND: [HeaderName; 6] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
 ];
-
-/// The life of what is not kept.
-const UNKEPT: Life = Life {
-    lifetime: Duration::ZERO,
-    initial_age: Duration::ZERO,
-    stale_while_revalidate: Duration::ZERO,
-    stale_if_error: Duration::ZERO,
-    keep: Duration::ZERO,
-    explicit: false,
-    stale_forbidden: true,
-};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const UNPROVEN: &str =

@@ -14,13 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::compose::{Asking, disowned};
+use super::compose::Asking;
+use super::keep::{Judged, disowned};
 use super::plan::Plan;
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::{Ended, Role, Ticket};
 use crate::cache::generation::{Scope, Stamp, Strength};
-use crate::cache::policy::{self, Forward, NotStored};
+use crate::cache::policy::{self, Forward, NotStored, Validators};
 use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
@@ -35,12 +36,14 @@ pub(super) type Landing = Result<Arc<Landed>, Arc<Failed>>;
 /// An answer that landed.
 #[derive(Clone, Debug)]
 pub(super) struct Landed {
-    /// The answer, presentable.
+    /// The answer, presentable, for who asked.
     pub(super) stored: Arc<Stored>,
+    /// The same for all others.
+    pub(super) shared: Arc<Stored>,
     /// How it came to be here.
     pub(super) origin: Origin,
-    /// Whether it was kept.
-    pub(super) kept: bool,
+    /// Whether it was kept, or why not.
+    pub(super) kept: Result<(), NotStored>,
     /// What the upstream exchange took, if there was one.
     pub(super) trip: Option<TripFacts>,
 }
@@ -168,13 +171,16 @@ impl Gateway {
         cause: Cause,
     ) -> Job {
         let route = asked.matched.route;
+        let mut sent = self.fields_sent(asked, caller);
+        // The client's own conditions and range are applied to what lands.
+        Validators::default().condition(&mut sent);
         Job {
             gateway: self.clone(),
             route: route.index,
             key: key.to_key(),
             unit: asked.matched.unit.map(str::to_owned),
             family: route.family,
-            sent: self.fields_sent(asked, caller),
+            sent,
             selecting: if route.wants_token() {
                 HeaderMap::new()
             } else {
@@ -278,7 +284,9 @@ impl Job {
 
     async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {
         if let Some(stored) = self.found() {
-            return Ok(Landed { stored, origin: Origin::Store, kept: true, trip: None });
+            let shared = Arc::clone(&stored);
+            let origin = Origin::Store;
+            return Ok(Landed { stored, shared, origin, kept: Ok(()), trip: None });
         }
         let mut answer = self.ask(self.prior.as_deref(), self.cause).await?;
         if answer.status == StatusCode::NOT_MODIFIED {
@@ -296,8 +304,7 @@ impl Job {
         let composed = self.gateway.compose(self.route, &Asking::PLAIN_GET, answer);
         let composed =
             composed.map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
-        let (stored, kept) = self.keep(composed.judged(self, stamp));
-        Ok(Landed { stored, origin: Origin::Upstream(status), kept, trip: Some(trip) })
+        Ok(self.keep(composed.judged(self, stamp), Origin::Upstream(status), trip))
     }
 
     /// What another flight has just stored: fresh, and so nothing needs to be asked. A reload that the
@@ -342,24 +349,29 @@ impl Job {
     /// A stored response renewed by a 304 (RFC 9111 §4.3.4).
     fn renew(&self, prior: &Arc<Stored>, answer: &Answer, stamp: Stamp) -> Landed {
         let composed = self.gateway.renewed(self.route, prior, answer);
-        let (stored, kept) = self.keep(composed.judged(self, stamp));
-        Landed { stored, origin: Origin::Renewed, kept, trip: Some(self.trip(answer)) }
+        self.keep(composed.judged(self, stamp), Origin::Renewed, self.trip(answer))
     }
 
     /// Keeps an answer if it may be kept; else says why, and lets go of what it supersedes.
-    fn keep(&self, (stored, verdict): (Stored, Result<(), NotStored>)) -> (Arc<Stored>, bool) {
-        let stored = Arc::new(stored);
-        let cache = &self.gateway.0.cache;
-        let Err(reason) = verdict.and_then(|()| cache.store(&self.key, &stored)) else {
-            return (stored, true);
+    fn keep(&self, judged: Judged, origin: Origin, trip: TripFacts) -> Landed {
+        let stored = Arc::new(judged.stored);
+        let shared = match judged.shareable {
+            Some(fields) => Arc::new(Stored { fields, ..Stored::clone(&stored) }),
+            None => Arc::clone(&stored),
         };
+        let cache = &self.gateway.0.cache;
+        let kept = judged.verdict.and_then(|()| cache.store(&self.key, &shared));
+        let trip = Some(trip);
+        let Err(reason) = kept else { return Landed { stored, shared, origin, kept, trip } };
         self.gateway.note_not_stored(self.route, reason);
         if stored.status.is_success() && reason != NotStored::Voided {
             // What was stored is no longer the upstream's answer. (A voided flight says nothing of
             // what its successor may have stored.)
             cache.end(&self.key);
         }
-        (disowned(stored), false)
+        drop(shared);
+        let stored = disowned(stored);
+        Landed { shared: Arc::clone(&stored), stored, origin, kept, trip }
     }
 
     fn trip(&self, answer: &Answer) -> TripFacts {
@@ -368,11 +380,12 @@ impl Job {
 }
 
 impl Landed {
-    /// Whether a joiner may take it, judged as a lookup would.
+    /// Whether a joiner may take it, judged as a lookup would; a failure is everybody's.
     fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
         match self.stored.owner {
             Owner::Caller(_) => true,
-            Owner::Open => self.kept && self.stored.variant.matches(asked.inbound.fields()),
+            Owner::Open if self.kept.is_err_and(NotStored::is_for_its_asker_alone) => false,
+            Owner::Open => self.stored.variant.matches(asked.inbound.fields()),
         }
     }
 }

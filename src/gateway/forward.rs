@@ -21,8 +21,8 @@ use super::inbound::Payload;
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::generation::{Scope, Strength};
-use crate::cache::policy::Forward;
-use crate::cache::stored::{Owner, Stored};
+use crate::cache::policy::{Forward, Validators};
+use crate::cache::stored::{Owner, Stored, detached};
 use crate::cache::{Invalidation, Source, unit_scope};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
@@ -57,14 +57,10 @@ impl Gateway {
             self.guarded_body(&asked).await?
         };
         let errand = self.errand(&asked, caller, body);
-        let result = if asked.method().is_safe() {
-            errand.run().await
-        } else {
-            // A task of its own: a client that leaves must not leave a write half done.
-            let run = self.0.shutdown.spawn(errand.run()).await;
-            run.unwrap_or_else(|_panicked| Err(Error::Lost.into()))
-        };
-        match result {
+        // A task of its own: a client that leaves must not leave a write half done, nor an answer that
+        // revokes its token unheard.
+        let run = self.0.shutdown.spawn(errand.run()).await;
+        match run.unwrap_or_else(|_panicked| Err(Error::Lost.into())) {
             Ok((stored, trip)) => Ok(Reply::forwarded(stored, why, trip)),
             Err(failed) => {
                 asked.account.trip = failed.trip;
@@ -82,7 +78,8 @@ impl Gateway {
         }
         let body = asked.inbound.read_body(self).await?;
         // What is not JSON holds no member that could be a mask; the upstream will judge it.
-        if route.config.refuse_masked_write && self.0.masker.masked_secret(&body).unwrap_or(false) {
+        let json = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
+        if route.config.refuse_masked_write && self.0.masker.masked_secret(json).unwrap_or(false) {
             return Err(Error::MaskedSecretInWrite);
         }
         Ok(body)
@@ -91,6 +88,7 @@ impl Gateway {
     fn errand<B>(&self, asked: &Asked<'_, '_, B>, caller: Option<&Caller>, body: Bytes) -> Errand {
         let fields = asked.inbound.fields();
         let conditional = asked.matched.route.forwards_all()
+            && !asked.matched.route.masks()
             && [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE]
                 .iter()
                 .any(|name| fields.contains_key(name));
@@ -120,13 +118,20 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
+        let marks = Marks::of(client, inbound.version(), &self.0.via, &self.0.dice);
         let marks = Marks {
-            request_id: inbound.id.clone(),
-            ..Marks::of(client, inbound.version(), &self.0.via, &self.0.dice)
+            request_id: detached(&inbound.id),
+            traceparent: marks.traceparent.as_ref().map(detached),
+            ..marks
         };
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };
-            return fields::request_for_all(client, inbound.method(), codings, &marks);
+            let mut fields = fields::request_for_all(client, inbound.method(), codings, &marks);
+            if route.masks() {
+                // A part of a body can't be proven masked, and the client knows our validators only.
+                Validators::default().condition(&mut fields);
+            }
+            return fields;
         }
         let content_type =
             if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
@@ -179,7 +184,7 @@ impl Effect<'_> {
             self.unknown();
         } else if status.is_success() || status.is_redirection() {
             // RFC 9111 §4.4: the target itself, whatever else the answer names.
-            self.drop_scope(Scope::Target(self.route, self.target.to_owned()), Strength::Hard);
+            self.drop_scope(self.gateway.0.cache.target_scope(self.target), Strength::Hard);
             self.succeeded(composed);
         }
     }
@@ -222,3 +227,6 @@ impl Effect<'_> {
         self.gateway.invalidate(&Invalidation { scope, strength, source: Source::Write });
     }
 }
+
+/// Some readers of JSON pass it over, so the guard does as well.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

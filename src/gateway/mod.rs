@@ -8,7 +8,8 @@
 //!
 //! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
 //! [`plan`] (what follows from a route's configuration), [`inbound`] (the request as it came),
-//! [`fetch`] (a flight), [`compose`] (an upstream's answer made presentable), [`forward`] (straight upstream, and writes), [`reply`] (what goes out).
+//! [`fetch`] (a flight), [`compose`] and [`keep`] (an upstream's answer made
+//! presentable, and judged), [`forward`] (straight upstream, and writes), [`reply`] (what goes out).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -24,6 +25,7 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 
 use crate::cache::flight::Flights;
+use crate::cache::generation::Verdict;
 use crate::cache::policy::{self, Forward, Reuse};
 use crate::cache::stored::{KeyRef, Owner, Stored};
 use crate::cache::{Cache, Lookup, Sizes};
@@ -49,6 +51,7 @@ mod compose;
 mod fetch;
 mod forward;
 mod inbound;
+mod keep;
 mod observe;
 mod plan;
 mod problem;
@@ -229,7 +232,10 @@ impl Gateway {
         let key = asked.key(caller);
         let fields = asked.inbound.fields();
         let found = self.0.cache.lookup(&key, fields, asked.plan.made_under, &now);
-        match self.reuse(&asked, found)? {
+        let found = self.reuse(&asked, found).inspect_err(|_refused| {
+            asked.account.forward = Some(Forward::Request);
+        })?;
+        match found {
             Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
             Lookup::StaleWhileRevalidate(stored) => {
                 self.refresh(&asked, &key, caller, Arc::clone(&stored));
@@ -262,9 +268,15 @@ impl Gateway {
         };
         let age = stored.age(&self.0.clock.now());
         match policy::reuse(rules, &stored.life, age, fields) {
-            // A client that takes a stale answer (RFC 9111 §5.2.1.2) gets it.
+            // A client may take a stale answer (RFC 9111 §5.2.1.2), but not one that a write made stale,
+            // nor past what its token was last allowed.
             Reuse::Allowed => Ok(match found {
-                Lookup::Stale(stored) => Lookup::StaleWhileRevalidate(stored),
+                Lookup::Stale(stored)
+                    if stored.owner == Owner::Open
+                        && stored.stamp.verdict() == Verdict::Current =>
+                {
+                    Lookup::StaleWhileRevalidate(stored)
+                }
                 other => other,
             }),
             Reuse::Revalidate => Ok(Lookup::Stale(Arc::clone(stored))),
@@ -306,7 +318,8 @@ impl Gateway {
         match self.0.cache.lookup(key, fields, made_under, &now) {
             Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
-                if stored.life.stale_if_error_allows(stored.age(&now)) =>
+                if !stored.life.stale_forbidden
+                    && stored.life.stale_if_error_allows(stored.age(&now)) =>
             {
                 Ok(Reply::stale_if_error(stored, result.as_ref().ok()))
             }

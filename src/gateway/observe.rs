@@ -85,7 +85,11 @@ impl Gateway {
     /// An answer that was not kept; the first time for a route and a reason of the upstream's, aloud.
     pub(super) fn note_not_stored(&self, route: u16, reason: NotStored) {
         self.metrics().cache_not_stored_total.inc(reason.as_str());
-        if reason.is_by_upstream() && self.0.warned.lock().insert((route, reason.as_str())) {
+        // Without a TTL of the route's own it is not the upstream's doing alone.
+        let ours =
+            reason == NotStored::NoFreshness && self.plan_at(route).rules.default_ttl.is_none();
+        if reason.is_by_upstream() && !ours && self.0.warned.lock().insert((route, reason.as_str()))
+        {
             let name = &self.route_at(route).config.name;
             warn!(
                 route = %name,
@@ -109,14 +113,21 @@ pub(super) fn unproven_reason(error: &Error) -> &'static str {
         Error::Decode(DecodeError::TooLarge) => "decoded_too_large",
         Error::Decode(DecodeError::Window) => "coding_window",
         Error::Decode(DecodeError::Broken) => "coding_broken",
+        Error::Upstream(_) => "body_broken",
         _ => "charset",
     }
 }
 
 /// Why a body could not be proven masked: the labels of `unitgate_mask_failures_total`.
 pub fn unproven_reasons() -> Vec<&'static str> {
-    let decoding =
-        ["unknown_coding", "decoded_too_large", "coding_window", "coding_broken", "charset"];
+    let decoding = [
+        "unknown_coding",
+        "decoded_too_large",
+        "coding_window",
+        "coding_broken",
+        "body_broken",
+        "charset",
+    ];
     MaskError::ALL.iter().map(|error| error.reason()).chain(decoding).collect()
 }
 

@@ -40,7 +40,8 @@ pub(super) fn refuse<B: Payload>(
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, PROBLEM_JSON);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if inbound.leaves_body() {
+    let cut = matches!(error, Error::BodyTooLarge | Error::BodyTimeout | Error::BodyBroken);
+    if cut || inbound.leaves_body() {
         // The rest of the request is not read, so nothing can follow it.
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }

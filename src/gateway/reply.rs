@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{
+    AGE, CONNECTION, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
@@ -58,7 +60,10 @@ impl Reply {
 
     /// From a flight.
     pub(super) fn landed(landed: &Landed, role: Role, why: Forward) -> Self {
-        let stored = Arc::clone(&landed.stored);
+        let stored = Arc::clone(match role {
+            Role::Leader => &landed.stored,
+            Role::Joiner => &landed.shared,
+        });
         let (status, fwd_status) = match (landed.origin, role) {
             (Origin::Store, _) => return Self::hit(stored),
             (Origin::Renewed, Role::Leader) => (Status::Revalidated, StatusCode::NOT_MODIFIED),
@@ -70,7 +75,7 @@ impl Reply {
             trip: landed.trip.filter(|_| role == Role::Leader),
             forward: Some(why),
             fwd_status: Some(fwd_status),
-            kept: landed.kept,
+            kept: landed.kept.is_ok(),
             ..Self::of(stored, status)
         }
     }
@@ -135,6 +140,9 @@ impl Gateway {
         };
         let fields = response.headers_mut();
         fields.insert(X_REQUEST_ID, inbound.id.clone());
+        if self.0.shutdown.is_leaving() {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         // A refusal tells of the limit that refused.
         if let Some(quota) = account.quota.filter(|_| !fields.contains_key(RATELIMIT)) {
             if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {

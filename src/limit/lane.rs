@@ -11,6 +11,7 @@
 //! *Why not* a lane for each peer: behind a load balancer all peers are one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
@@ -24,20 +25,44 @@ use crate::caller::CallerId;
 pub(super) struct Lane {
     permits: Arc<Semaphore>,
     wait: Duration,
+    waiting: AtomicUsize,
 }
 
 impl Lane {
     /// `in_flight` permits (at least one), each waited for no longer than `wait`.
     pub(super) fn new(in_flight: usize, wait: Duration) -> Self {
         let permits = in_flight.clamp(1, Semaphore::MAX_PERMITS);
-        Self { permits: Arc::new(Semaphore::new(permits)), wait }
+        Self { permits: Arc::new(Semaphore::new(permits)), wait, waiting: AtomicUsize::new(0) }
     }
 
-    /// A permit, or `None` when none came free in time. Who waits is served in order of arrival.
+    /// A permit, or `None` when none came free in time or [`MOST_WAITING`] wait already. Who waits is
+    /// served in order of arrival.
     pub(super) async fn enter(&self) -> Option<LanePermit> {
         let permits = Arc::clone(&self.permits);
+        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            return Some(LanePermit(permit));
+        }
+        // Clients that left still wait here with their fetches: without a bound they would pile up.
+        let _place = Waiting::take(&self.waiting)?;
         // The semaphore is never closed, so the inner error does not occur.
         timeout(self.wait, permits.acquire_owned()).await.ok()?.ok().map(LanePermit)
+    }
+}
+
+/// A place among those who wait; given back on drop.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
+        let one_more = |waiting: usize| (waiting < MOST_WAITING).then_some(waiting + 1);
+        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Self(waiting))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -86,3 +111,7 @@ impl Known {
         usize::try_from(self.0.entry_count()).unwrap_or(usize::MAX)
     }
 }
+
+/// Most who may wait at once: beyond it a newcomer is refused at once, so that made-up tokens whose
+/// clients have left can't fill the memory with fetches that nobody waits for.
+const MOST_WAITING: usize = 2_048;

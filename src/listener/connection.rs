@@ -157,6 +157,8 @@ async fn exchange<S: Stream, H: Handler>(
         }
         match served {
             Poll::Ready(served) => Poll::Ready(judge(served, activity)),
+            // What has begun to come is no request yet, and may never be one: no drain waits for it.
+            Poll::Pending if told && activity.in_head() => Poll::Ready(None),
             Poll::Pending => alarm.poll(cx, moved, activity, &port.patience).map(Some),
         }
     })

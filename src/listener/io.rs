@@ -202,6 +202,11 @@ impl Activity {
         self.has_body() && !self.ended.load(Relaxed) && since.elapsed() < lately
     }
 
+    /// Whether a head has begun to come and nothing else is under way.
+    pub(super) fn in_head(&self) -> bool {
+        self.phase() == Phase::Head && !self.has_body()
+    }
+
     fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
             0 => Phase::Idle,

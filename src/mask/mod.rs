@@ -29,6 +29,7 @@ mod names;
 mod rules;
 mod scan;
 mod self_test;
+mod target;
 mod unescape;
 mod updated_at;
 mod value;

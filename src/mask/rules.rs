@@ -88,7 +88,14 @@ impl<'a> Scan<'a> {
         match role {
             Role::Secret | Role::Shape => self.mask(start, end, QUOTED)?,
             Role::Flag => self.remember_flag(start, end),
-            Role::Plain | Role::Unit(_) | Role::UpdatedAt | Role::Gone => {}
+            // A unit id may be all digits; its sign, point or exponent would make it none.
+            Role::Unit(member) => {
+                let digits = self.body.get(start..end).unwrap_or_default();
+                if digits.iter().all(u8::is_ascii_digit) {
+                    self.units.note(&mut self.facts, member, digits);
+                }
+            }
+            Role::Plain | Role::UpdatedAt | Role::Gone => {}
         }
         Ok(end)
     }

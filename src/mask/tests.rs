@@ -562,11 +562,11 @@ fn a_body_that_would_grow_out_of_proportion_is_refused() {
 fn the_units_of_an_answer_are_reported_once_with_their_member() {
     let (_, facts) = pass(
         r#"{"data":[{"unitId":"u-1"},{"unitId":"u-1"},{"unit_ref":"u-1"},{"unitI\u0064":"u\u002d2"},
-            {"unitId":7},{"unitId":""},{"unitId":".."},{"unitId":"a/b"},{"UnitId":"no"},{"unit-ref":"no"}],
+            {"unitId":7},{"unitId":-7},{"unitId":7.0},{"unitId":""},{"unitId":".."},{"unitId":"a/b"},{"UnitId":"no"},{"unit-ref":"no"}],
             "apiKey":{"unitId":"secret"},"credentials":{"unitId":"secret"}}"#,
     );
     let units: Vec<_> = facts.units.iter().map(|unit| (unit.member, &*unit.id)).collect();
-    assert_eq!(units, [(0, "u-1"), (1, "u-1"), (0, "u-2")]);
+    assert_eq!(units, [(0, "u-1"), (1, "u-1"), (0, "u-2"), (0, "7")]);
     assert!(!facts.more_units);
 }
 
@@ -782,6 +782,17 @@ fn shows(value: &Value, secret: &str) -> bool {
     }
 }
 
+/// Joins what stands side by side, on both sides.
+fn join(
+    open: &'static str,
+    close: &'static str,
+) -> impl Fn(Vec<(String, String)>) -> (String, String) {
+    move |parts| {
+        let (before, after): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        (format!("{open}{}{close}", before.join(",")), format!("{open}{}{close}", after.join(",")))
+    }
+}
+
 /// JSON text and what it has to become, built side by side.
 fn before_and_after() -> impl Strategy<Value = (String, String)> {
     let same = |text: &str| (text.to_owned(), text.to_owned());
@@ -833,15 +844,6 @@ fn before_and_after() -> impl Strategy<Value = (String, String)> {
                     format!("\"{name}\"{space}:{masked}{space}"),
                 )
             });
-        let join = |open: &'static str, close: &'static str| {
-            move |parts: Vec<(String, String)>| {
-                let (before, after): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-                (
-                    format!("{open}{}{close}", before.join(",")),
-                    format!("{open}{}{close}", after.join(",")),
-                )
-            }
-        };
         prop_oneof![
             vec(inner, 0..6).prop_map(join("[ ", "\n]")),
             vec(prop_oneof![3 => member, 1 => secret.clone()], 0..6).prop_map(join("{", "}")),

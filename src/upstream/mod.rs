@@ -80,8 +80,7 @@ pub enum Kind {
     Write,
 }
 
-/// An upstream's answer, complete.
-#[derive(Clone)]
+/// An upstream's answer, complete; of a refusal the head at least.
 pub struct Answer {
     /// The final status.
     pub status: StatusCode,
@@ -89,6 +88,8 @@ pub struct Answer {
     pub fields: HeaderMap,
     /// The body as coded; [`decode()`] undoes the content coding. Trailers are dropped.
     pub body: Bytes,
+    /// Why the body of a 4xx or 5xx could not be read; it is empty then, and must not be shown as such.
+    pub broken: Option<UpstreamError>,
     /// Times and tries.
     pub trip: Trip,
 }
@@ -187,10 +188,16 @@ impl Upstreams {
             }
         };
         trip.head_at = head.at;
-        match self.body(&ask.method, head, total).await {
-            Ok((status, fields, body)) => {
-                trip.done_at = self.clock.now();
-                Ok(Answer { status, fields, body, trip })
+        let (parts, incoming) = head.response.into_parts();
+        let (status, fields) = (parts.status, parts.headers);
+        let read = self.body(&ask.method, status, &fields, incoming, &head.line, total).await;
+        trip.done_at = self.clock.now();
+        let refusal = status.is_client_error() || status.is_server_error();
+        match read {
+            Ok(body) => Ok(Answer { status, fields, body, broken: None, trip }),
+            // A refusal counts even if its explanation broke off: a token may have been revoked by it.
+            Err(error) if refusal => {
+                Ok(Answer { status, fields, body: Bytes::new(), broken: Some(error), trip })
             }
             Err(error) => Err(self.fail(error, Sent::Maybe, trip)),
         }
@@ -272,11 +279,12 @@ impl Upstreams {
     async fn body(
         &self,
         method: &Method,
-        head: Head,
+        status: StatusCode,
+        fields: &HeaderMap,
+        incoming: Incoming,
+        line: &CaptureConnection,
         total: Instant,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
-        let (parts, incoming) = head.response.into_parts();
-        let (status, fields) = (parts.status, parts.headers);
+    ) -> Result<Bytes, UpstreamError> {
         // RFC 9110 §15.2.2: 101 answers an Upgrade, and none is ever sent.
         if status.is_informational() || status.as_u16() > 599 {
             return Err(UpstreamError::Status);
@@ -284,24 +292,32 @@ impl Upstreams {
         if fields.len() > self.limits.max_fields {
             return Err(UpstreamError::TooManyFields);
         }
-        let chunked = fields.contains_key(TRANSFER_ENCODING);
+        let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
+        let coding = codings.next();
+        let chunked = coding.is_some();
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+            || codings.next().is_some()
+        {
+            // RFC 9112 §6.1: none other was asked for, and hyper looks at the last one only.
+            retire(line);
+            return Err(UpstreamError::Protocol);
+        }
         if chunked && fields.contains_key(CONTENT_LENGTH) {
             // RFC 9112 §6.3: the coding wins, but what follows on this connection is not trusted.
-            retire(&head.line);
+            retire(line);
         }
-        let announced = if chunked { None } else { announced(&fields)? };
+        let announced = if chunked { None } else { announced(fields)? };
         // RFC 9110 §6.4.1: these have none, whatever their fields say.
         let none = method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if none {
-            return Ok((status, fields, Bytes::new()));
+            return Ok(Bytes::new());
         }
         let read = timeout_at(total, read(incoming, announced, self.limits.max_body)).await;
-        let body = read.map_err(|_elapsed| {
-            retire(&head.line);
+        read.map_err(|_elapsed| {
+            retire(line);
             UpstreamError::TotalTimeout
-        })??;
-        Ok((status, fields, body))
+        })?
     }
 
     fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {

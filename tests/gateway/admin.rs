@@ -52,12 +52,17 @@ async fn it_proxies_nothing() {
     let gate = Gate::start(&upstream, |_| ());
     gate.client("alice").get(UNIT).await;
     let bearer = format!("Bearer {}", token("alice"));
-    let targets = [UNIT.to_owned(), format!("http://{}{UNIT}", upstream.address()), format!("http://gate.test{UNIT}")];
+    let targets = [
+        UNIT.to_owned(),
+        format!("http://{}{UNIT}", upstream.address()),
+        format!("http://gate.test{UNIT}"),
+    ];
     for target in targets {
         let reply = gate.operator().send(Ask::get(&target).field("Authorization", &bearer)).await;
         assert_eq!(reply.status, 404, "{target}");
     }
-    let write = gate.operator().send(Ask::post(INTEGRATIONS, "{}").field("Authorization", &bearer)).await;
+    let write =
+        gate.operator().send(Ask::post(INTEGRATIONS, "{}").field("Authorization", &bearer)).await;
     assert_eq!(write.status, 404);
     let tunnel = gate.operator().send(Ask::new("CONNECT", "gate.test:80")).await;
     assert!((400..=501).contains(&tunnel.status), "{tunnel:?}");
@@ -99,7 +104,9 @@ async fn a_slow_operator_keeps_no_other_waiting() {
 #[tokio::test]
 async fn readiness_depends_neither_on_the_upstream_nor_on_limits() {
     let mut upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(Rate { per_second: 1, burst: 1 }));
+    let gate = Gate::start(&upstream, |config| {
+        config.limits.caller = Some(Rate { per_second: 1, burst: 1 });
+    });
     upstream.stop().await;
     assert_eq!(gate.client("alice").get(UNIT).await.status, 502);
     assert_eq!(gate.client("alice").get(UNIT).await.status, 429);
@@ -148,7 +155,8 @@ async fn the_healthcheck_command_says_whether_a_gateway_answers() {
     let upstream = Upstream::start().await;
     let gate = Process::start(upstream.address(), "", &[]).await;
     let directory = tempfile::tempdir().unwrap();
-    let asked = |address: String| unitgate(directory.path(), &["healthcheck", "--address", &address], &[]);
+    let asked =
+        |address: String| unitgate(directory.path(), &["healthcheck", "--address", &address], &[]);
     let healthy = asked(gate.admin().to_string());
     assert_eq!(healthy.code, Some(0), "{}", healthy.stderr);
     let nobody = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();

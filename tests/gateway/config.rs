@@ -24,8 +24,8 @@ use tokio_rustls::TlsAcceptor;
 use unitgate::config::Config;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Process, UNIT, UNIT_ID, Upstream,
-    configuration, fetch, key, list, secs, token, unitgate,
+    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, Process, UNIT, UNIT_ID,
+    Upstream, configuration, fetch, key, list, secs, token, unitgate,
 };
 
 fn folder(configuration: &str) -> TempDir {
@@ -56,7 +56,11 @@ fn checked(configuration: &str, env: &[(&str, &str)]) -> String {
 #[test]
 fn a_missing_file_ends_it_with_2_and_is_named() {
     let folder = TempDir::new().unwrap();
-    for (arguments, name) in [(&[][..], "config.toml"), (&["--config", "elsewhere.toml"], "elsewhere.toml"), (&["check", "--config", "x/y.toml"], "x/y.toml")] {
+    for (arguments, name) in [
+        (&[][..], "config.toml"),
+        (&["--config", "elsewhere.toml"], "elsewhere.toml"),
+        (&["check", "--config", "x/y.toml"], "x/y.toml"),
+    ] {
         let ended = unitgate(folder.path(), arguments, &[]);
         assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
         assert!(ended.stderr.contains(name), "{}", ended.stderr);
@@ -65,7 +69,8 @@ fn a_missing_file_ends_it_with_2_and_is_named() {
 
 #[test]
 fn a_file_without_any_key_is_refused() {
-    for empty in ["", "\n\n", "# only words\n", "[cache]\n", "[listen]\n[cache]\n# ttl = \"1s\"\n"] {
+    for empty in ["", "\n\n", "# only words\n", "[cache]\n", "[listen]\n[cache]\n# ttl = \"1s\"\n"]
+    {
         let said = refused(empty, &[]);
         assert!(said.contains("no key stands in it"), "{empty:?}: {said}");
     }
@@ -99,7 +104,10 @@ fn all_mistakes_are_told_at_once_each_with_its_place_and_remedy() {
     ] {
         assert!(said.contains(place), "{place} is missing in {said}");
     }
-    assert!(said.lines().filter(|line| line.starts_with("    ")).count() >= 8, "a remedy each: {said}");
+    assert!(
+        said.lines().filter(|line| line.starts_with("    ")).count() >= 8,
+        "a remedy each: {said}"
+    );
     assert!(!said.contains("pass-word"), "{said}");
 }
 
@@ -114,7 +122,8 @@ async fn a_taken_port_ends_it_and_is_named() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (public, admin) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", address.as_str())] {
-        let folder = folder(&format!("listen.address = \"{public}\"\nadmin.address = \"{admin}\"\n"));
+        let folder =
+            folder(&format!("listen.address = \"{public}\"\nadmin.address = \"{admin}\"\n"));
         let ended = unitgate(folder.path(), &[], &[]);
         assert!(ended.code.is_some_and(|code| code != 0), "{:?}", ended.code);
         assert!(ended.stderr.contains(&address), "{}", ended.stderr);
@@ -124,17 +133,29 @@ async fn a_taken_port_ends_it_and_is_named() {
 #[test]
 fn check_prints_the_effective_configuration_and_what_follows() {
     let said = checked("[cache]\nttl = \"60s\"\n", &[]);
-    assert!(said.contains("a revoked token is answered for at most 90 s, 390 s while the upstream is down"), "{said}");
+    assert!(
+        said.contains(
+            "a revoked token is answered for at most 90 s, 390 s while the upstream is down"
+        ),
+        "{said}"
+    );
     assert!(said.contains("https://converflow.api.prod.toolzz.media"), "{said}");
     // What it prints is a configuration, and the same one.
     assert_eq!(checked(&said, &[]), said);
-    let shorter = checked("[cache]\nttl = \"10s\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"0s\"\n", &[]);
-    assert!(shorter.contains("a revoked token is answered for at most 10 s, 10 s while"), "{shorter}");
+    let shorter = checked(
+        "[cache]\nttl = \"10s\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"0s\"\n",
+        &[],
+    );
+    assert!(
+        shorter.contains("a revoked token is answered for at most 10 s, 10 s while"),
+        "{shorter}"
+    );
 }
 
 #[test]
 fn the_shipped_file_is_accepted_and_says_what_is_in_force_without_one() {
-    let shipped = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")).unwrap();
+    let shipped =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")).unwrap();
     assert_eq!(checked(&shipped, &[]), checked("[cache]\nttl = \"60s\"\n", &[]));
 }
 
@@ -142,7 +163,8 @@ fn the_shipped_file_is_accepted_and_says_what_is_in_force_without_one() {
 async fn a_start_says_what_follows_too() {
     let upstream = Upstream::start().await;
     let mut gate = Process::start(upstream.address(), "", &[]).await;
-    gate.logged("a revoked token is answered for at most 90 s, 390 s while the upstream is down").await;
+    gate.logged("a revoked token is answered for at most 90 s, 390 s while the upstream is down")
+        .await;
 }
 
 #[test]
@@ -163,7 +185,13 @@ fn the_environment_wins_over_the_file() {
 
 #[test]
 fn a_variable_that_sets_nothing_is_a_mistake() {
-    for variable in ["UNITGATE__CACHE__TLT", "UNITGATE__CASHE__TTL", "UNITGATE__TTL", "UNITGATE__", "UNITGATE__CACHE"] {
+    for variable in [
+        "UNITGATE__CACHE__TLT",
+        "UNITGATE__CASHE__TTL",
+        "UNITGATE__TTL",
+        "UNITGATE__",
+        "UNITGATE__CACHE",
+    ] {
         let said = refused("[cache]\nttl = \"60s\"\n", &[(variable, "1s")]);
         assert!(said.contains(variable), "{variable}: {said}");
     }
@@ -189,7 +217,10 @@ fn what_kubernetes_injects_is_ignored() {
 #[test]
 fn the_version_is_told() {
     let ended = unitgate(TempDir::new().unwrap().path(), &["--version"], &[]);
-    assert_eq!((ended.code, ended.stdout.trim()), (Some(0), concat!("unitgate ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(
+        (ended.code, ended.stdout.trim()),
+        (Some(0), concat!("unitgate ", env!("CARGO_PKG_VERSION")))
+    );
 }
 
 // ── The effect of each key ──────────────────────────────────────────────────────────────────────────
@@ -208,7 +239,9 @@ fn opened(text: &str) -> Gate {
 /// The unit list as a route, with these keys more.
 fn unit_route(keys: &str) -> String {
     let path = "/api/v1/calcom/integration/unit/{unitId}";
-    format!("[[routes]]\nname = \"unit-list\"\npath = \"{path}\"\nupstream = \"converflow\"\n{keys}\n")
+    format!(
+        "[[routes]]\nname = \"unit-list\"\npath = \"{path}\"\nupstream = \"converflow\"\n{keys}\n"
+    )
 }
 
 /// A cached route that nobody needs a token for, with these keys of its cache policy.
@@ -222,8 +255,10 @@ async fn is_kept(keys: &str, target: &str, answer: Answer) -> bool {
     let upstream = Upstream::start().await;
     let gate = gate(&upstream, keys);
     upstream.answer(answer);
-    gate.client("alice").get(target).await;
-    gate.client("alice").get(target).await.is_hit()
+    // With a token an answer is nobody else's, so on an open route none is sent (RFC 9111 §3.5).
+    let client = if target.starts_with("/open/") { gate.stranger() } else { gate.client("alice") };
+    client.get(target).await;
+    client.get(target).await.is_hit()
 }
 
 #[tokio::test]
@@ -233,13 +268,17 @@ async fn the_ports_are_where_they_are_configured() {
     assert!(gate.address().ip().is_loopback() && gate.address() != gate.admin());
     assert_eq!(fetch(gate.address(), "/healthz", &[]).await.status, 404);
     assert_eq!(fetch(gate.admin(), "/healthz", &[]).await.status, 200);
-    let two = format!("listen.address = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\nadmin.address = \"off\"\nupstreams.converflow.url = \"http://{}\"\n", upstream.address());
+    let two = format!(
+        "listen.address = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\nadmin.address = \"off\"\nupstreams.converflow.url = \"http://{}\"\n",
+        upstream.address()
+    );
     let mut gate = Process::run(&two, &[]);
-    gate.logged("operators' port: off").await;
+    gate.logged("the operators' port is off").await;
     let listening = |line: &str| serde_json::from_str::<Value>(line).unwrap();
     let log = gate.log();
     let lines = log.lines().map(listening).filter(|line| line["message"] == "listening");
-    let addresses: Vec<SocketAddr> = lines.map(|line| line["address"].as_str().unwrap().parse().unwrap()).collect();
+    let addresses: Vec<SocketAddr> =
+        lines.map(|line| line["address"].as_str().unwrap().parse().unwrap()).collect();
     assert_eq!(addresses.len(), 2);
     for address in addresses {
         assert_eq!(fetch(address, "/nowhere", &[]).await.status, 404, "{address}");
@@ -293,7 +332,8 @@ async fn without_room_nothing_is_cached_and_masking_stays_on() {
 
 #[tokio::test]
 async fn an_answer_lives_as_long_as_configured_and_a_route_may_depart() {
-    let windows = "cache.stale_while_revalidate = \"0s\"\ncache.stale_if_error = \"0s\"\ncache.ttl = \"20s\"";
+    let windows =
+        "cache.stale_while_revalidate = \"0s\"\ncache.stale_if_error = \"0s\"\ncache.ttl = \"20s\"";
     let departing = format!("{windows}\n{}[routes.cache]\nttl = \"40s\"", unit_route(""));
     for (keys, lives) in [(windows.to_owned(), 20), (departing, 40)] {
         let upstream = Upstream::start().await;
@@ -337,7 +377,10 @@ async fn a_granted_lifetime_is_capped() {
     for (keys, life) in [("", 300), ("cache.max_ttl = \"100s\"", 100)] {
         let gate = gate(&upstream, keys);
         let expected = format!("private, max-age={life}");
-        assert_eq!(gate.client("alice").get(UNIT).await.field("cache-control"), Some(expected.as_str()));
+        assert_eq!(
+            gate.client("alice").get(UNIT).await.field("cache-control"),
+            Some(expected.as_str())
+        );
     }
 }
 
@@ -345,7 +388,9 @@ async fn a_granted_lifetime_is_capped() {
 async fn the_stale_windows_are_as_long_as_configured() {
     let upstream = Upstream::start().await;
     let keys = "cache.ttl = \"10s\"\ncache.stale_while_revalidate = \"20s\"\ncache.stale_if_error = \"40s\"";
-    for (age, while_revalidate, if_error) in [(29, true, true), (31, false, true), (69, false, true), (71, false, false)] {
+    for (age, while_revalidate, if_error) in
+        [(29, true, true), (31, false, true), (69, false, true), (71, false, false)]
+    {
         let gate = gate(&upstream, keys);
         let alice = gate.client("alice");
         upstream.answer(Answer::json(200, "{}"));
@@ -360,7 +405,8 @@ async fn the_stale_windows_are_as_long_as_configured() {
 
 #[tokio::test]
 async fn an_answer_with_a_validator_is_kept_to_be_asked_about_as_long_as_configured() {
-    let windows = "cache.ttl = \"10s\"\ncache.stale_while_revalidate = \"0s\"\ncache.stale_if_error = \"0s\"";
+    let windows =
+        "cache.ttl = \"10s\"\ncache.stale_while_revalidate = \"0s\"\ncache.stale_if_error = \"0s\"";
     for (keep, age, asked_about) in [("20s", 29, true), ("20s", 31, false), ("0s", 11, false)] {
         let upstream = Upstream::start().await;
         upstream.answer(Answer::json(200, "{}").field("etag", "\"1\""));
@@ -368,7 +414,11 @@ async fn an_answer_with_a_validator_is_kept_to_be_asked_about_as_long_as_configu
         gate.client("alice").get(UNIT).await;
         gate.advance(secs(age));
         gate.client("alice").get(UNIT).await;
-        assert_eq!(upstream.last().field("if-none-match").is_some(), asked_about, "keep {keep} at {age}");
+        assert_eq!(
+            upstream.last().field("if-none-match").is_some(),
+            asked_about,
+            "keep {keep} at {age}"
+        );
     }
 }
 
@@ -393,21 +443,30 @@ async fn directives_of_requests_count_only_where_configured() {
 
 #[tokio::test]
 async fn a_lifetime_is_guessed_only_where_configured() {
-    let answer = || Answer::json(200, "{}").field("last-modified", "Fri, 01 Jan 2027 08:00:00 GMT").field("date", "Fri, 15 Jan 2027 08:00:00 GMT");
+    let answer = || {
+        Answer::json(200, "{}")
+            .field("last-modified", "Fri, 01 Jan 2027 08:00:00 GMT")
+            .field("date", "Fri, 15 Jan 2027 08:00:00 GMT")
+    };
     assert!(!is_kept(&open_route(""), "/open/x", answer()).await);
     assert!(is_kept(&open_route("heuristic = true"), "/open/x", answer()).await);
 }
 
 #[tokio::test]
 async fn targeted_fields_count_only_where_configured() {
-    let answer = || Answer::json(200, "{}").field("cache-control", "no-store").field("cdn-cache-control", "max-age=100");
+    let answer = || {
+        Answer::json(200, "{}")
+            .field("cache-control", "no-store")
+            .field("cdn-cache-control", "max-age=100")
+    };
     assert!(!is_kept(&open_route(""), "/open/x", answer()).await);
     assert!(is_kept(&open_route("targeted = [\"CDN-Cache-Control\"]"), "/open/x", answer()).await);
 }
 
 #[tokio::test]
 async fn answers_that_set_cookies_are_stored_only_where_configured() {
-    let answer = || Answer::json(200, "{}").field("cache-control", "max-age=100").field("set-cookie", "a=b");
+    let answer =
+        || Answer::json(200, "{}").field("cache-control", "max-age=100").field("set-cookie", "a=b");
     assert!(!is_kept(&open_route(""), "/open/x", answer()).await);
     assert!(is_kept(&open_route("store_set_cookie = true"), "/open/x", answer()).await);
 }
@@ -415,10 +474,12 @@ async fn answers_that_set_cookies_are_stored_only_where_configured() {
 #[tokio::test]
 async fn which_members_are_secret_is_configuration() {
     let upstream = Upstream::start().await;
-    upstream.answer(Answer::json(200, r#"{"apiKey":"plain","colour":"red","box":{"a":"b","c":[1]}}"#));
+    upstream
+        .answer(Answer::json(200, r#"{"apiKey":"plain","colour":"red","box":{"a":"b","c":[1]}}"#));
     let gate = gate(&upstream, "secrets.names = [\"colour\"]\nsecrets.objects = [\"box\"]");
     let mask = "****************";
-    let expected = format!(r#"{{"apiKey":"plain","colour":"{mask}","box":{{"a":"{mask}","c":["{mask}"]}}}}"#);
+    let expected =
+        format!(r#"{{"apiKey":"plain","colour":"{mask}","box":{{"a":"{mask}","c":["{mask}"]}}}}"#);
     assert_eq!(gate.client("alice").get(UNIT).await.text(), expected);
 }
 
@@ -488,10 +549,17 @@ async fn connecting_may_take_as_long_as_configured_its_handshake_too() {
 
 #[tokio::test]
 async fn an_answer_must_begin_and_end_in_the_times_configured() {
-    for (keys, kind) in [("upstream.first_byte = \"100ms\"", "first_byte_timeout"), ("upstream.first_byte = \"100ms\"\nupstream.total = \"100ms\"", "total_timeout")] {
+    for (keys, kind) in [
+        ("upstream.first_byte = \"100ms\"", "first_byte_timeout"),
+        ("upstream.first_byte = \"100ms\"\nupstream.total = \"100ms\"", "total_timeout"),
+    ] {
         let upstream = Upstream::start().await;
         let gate = gate(&upstream, keys);
-        upstream.answer(if kind == "total_timeout" { Answer::json(200, "{}").stall_after(1) } else { Answer::silence() });
+        upstream.answer(if kind == "total_timeout" {
+            Answer::json(200, "{}").stall_after(1)
+        } else {
+            Answer::silence()
+        });
         assert_eq!(gate.client("alice").get(UNIT).await.status, 504);
         assert_eq!(gate.metric("upstream_errors_total", &[kind]), 1.0, "{kind}");
     }
@@ -501,7 +569,10 @@ async fn an_answer_must_begin_and_end_in_the_times_configured() {
 async fn an_answer_may_be_as_large_as_configured() {
     for (keys, answer) in [
         ("upstream.max_body = 10", Answer::json(200, "\"123456789\"")),
-        ("upstream.max_fields = 5", (0..5).fold(Answer::json(200, "1"), |answer, n| answer.field(&format!("x-{n}"), "1"))),
+        (
+            "upstream.max_fields = 5",
+            (0..5).fold(Answer::json(200, "1"), |answer, n| answer.field(&format!("x-{n}"), "1")),
+        ),
     ] {
         let upstream = Upstream::start().await;
         upstream.answer(answer);
@@ -542,7 +613,10 @@ fn a_token_crosses_the_network_in_the_clear_only_by_name() {
 /// An upstream behind TLS with a certificate of this authority's; it answers everything with `{}`.
 async fn behind_tls(authority: &CertifiedIssuer<'static, KeyPair>) -> (SocketAddr, JoinSet<()>) {
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .unwrap()
+        .signed_by(&key, authority)
+        .unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -557,8 +631,14 @@ async fn behind_tls(authority: &CertifiedIssuer<'static, KeyPair>) -> (SocketAdd
     serving.spawn(async move {
         while let Ok((stream, _peer)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-            stream.read(&mut [0; 4096]).await.ok();
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").await.ok();
+            // The request is one small record.
+            if stream.read(&mut [0; 4096]).await.is_err() {
+                continue;
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+                .await
+                .ok();
             stream.shutdown().await.ok();
         }
     });
@@ -586,7 +666,10 @@ async fn an_authority_is_trusted_by_its_file() {
 async fn each_route_goes_to_its_own_upstream() {
     let (reads, writes) = (Upstream::start().await, Upstream::start().await);
     let text = configuration(reads.address(), "");
-    let text = text.replace(&format!("chat.url = \"http://{}\"", reads.address()), &format!("chat.url = \"http://{}\"", writes.address()));
+    let text = text.replace(
+        &format!("chat.url = \"http://{}\"", reads.address()),
+        &format!("chat.url = \"http://{}\"", writes.address()),
+    );
     let gate = opened(&text);
     let alice = gate.client("alice");
     alice.get(UNIT).await;
@@ -648,7 +731,7 @@ async fn a_route_has_the_name_path_and_methods_configured() {
     assert_eq!(alice.get("/things/1").await.status, 200);
     assert_eq!(alice.send(Ask::new("DELETE", "/things/1")).await.status, 200);
     let refused = alice.head("/things/1").await;
-    assert_eq!((refused.status, refused.field("allow")), (405, Some("GET, DELETE")));
+    assert_eq!((refused.status, refused.field("allow")), (405, Some("DELETE, GET")));
     assert_eq!(alice.get(UNIT).await.status, 404, "one route replaces the whole table");
     assert_eq!(gate.metric("requests_total", &["route=\"things\"", "status=\"2xx\""]), 2.0);
 }
@@ -656,10 +739,17 @@ async fn a_route_has_the_name_path_and_methods_configured() {
 #[tokio::test]
 async fn a_route_asks_for_a_token_and_forwards_what_is_configured() {
     let upstream = Upstream::start().await;
-    let open = |forward: &str| format!("[[routes]]\nname = \"open\"\npath = \"/open/{{*rest}}\"\nupstream = \"converflow\"\ncaller = \"open\"\nforward = \"{forward}\"\n");
+    let open = |forward: &str| {
+        format!(
+            "[[routes]]\nname = \"open\"\npath = \"/open/{{*rest}}\"\nupstream = \"converflow\"\ncaller = \"open\"\nforward = \"{forward}\"\n"
+        )
+    };
     for (forward, crosses) in [("all", true), ("key", false)] {
         let gate = gate(&upstream, &open(forward));
-        assert_eq!(gate.stranger().send(Ask::get("/open/x").field("X-Mine", "1")).await.status, 200);
+        assert_eq!(
+            gate.stranger().send(Ask::get("/open/x").field("X-Mine", "1")).await.status,
+            200
+        );
         assert_eq!(upstream.last().field("x-mine").is_some(), crosses, "{forward}");
     }
     let asking = gate(&upstream, &unit_route("caller = \"token\""));
@@ -671,7 +761,14 @@ async fn a_route_accepts_the_parameters_configured() {
     let upstream = Upstream::start().await;
     let gate = gate(&upstream, &unit_route("query = [\"page\", \"limit\"]"));
     let alice = gate.client("alice");
-    for (query, status) in [("", 200), ("?page=1", 200), ("?limit=2&page=1", 200), ("?pages=1", 400), ("?page=1&x", 400), ("?%70age=1", 400)] {
+    for (query, status) in [
+        ("", 200),
+        ("?page=1", 200),
+        ("?limit=2&page=1", 200),
+        ("?pages=1", 400),
+        ("?page=1&x", 400),
+        ("?%70age=1", 400),
+    ] {
         assert_eq!(alice.get(&format!("{UNIT}{query}")).await.status, status, "{query}");
     }
 }
@@ -694,11 +791,15 @@ async fn a_write_drops_what_is_configured() {
     ] {
         let upstream = Upstream::start().await;
         // For another member name the path's parameter has that name too.
-        let read = unit_route(&format!("cache = true\nfamily = \"{family}\"")).replace("{unitId}", if invalidates.contains("otherId") { "{otherId}" } else { "{unitId}" });
+        let read = unit_route(&format!("cache = true\nfamily = \"{family}\"")).replace(
+            "{unitId}",
+            if invalidates.contains("otherId") { "{otherId}" } else { "{unitId}" },
+        );
         let gate = gate(&upstream, &format!("{read}{write}invalidates = {invalidates}"));
         let (alice, bob) = (gate.client("alice"), gate.client("bob"));
         alice.get(UNIT).await;
-        upstream.next(Answer::json(200, format!(r#"{{"unitId":"{UNIT_ID}","otherId":"another"}}"#)));
+        upstream
+            .next(Answer::json(200, format!(r#"{{"unitId":"{UNIT_ID}","otherId":"another"}}"#)));
         assert_eq!(bob.send(Ask::post("/write", "{}")).await.status, 200);
         assert_eq!(alice.get(UNIT).await.is_hit(), is_hit, "{invalidates}");
     }
@@ -709,9 +810,14 @@ async fn a_route_opts_out_of_masking_by_name_only() {
     for (secrets, passes) in [("mask", false), ("verbatim", true)] {
         let upstream = Upstream::start().await;
         upstream.answer(Answer::json(200, list(&key("a1"), "")));
-        let route = open_route("").replace("[routes.cache]", &format!("secrets = \"{secrets}\"\n[routes.cache]"));
+        let route = open_route("")
+            .replace("[routes.cache]", &format!("secrets = \"{secrets}\"\n[routes.cache]"));
         let gate = gate(&upstream, &route);
-        assert_eq!(gate.stranger().get("/open/x").await.text().contains(&key("a1")), passes, "{secrets}");
+        assert_eq!(
+            gate.stranger().get("/open/x").await.text().contains(&key("a1")),
+            passes,
+            "{secrets}"
+        );
     }
 }
 
@@ -730,7 +836,8 @@ async fn a_masked_secret_may_be_written_only_where_configured() {
 async fn a_route_has_the_rate_configured() {
     let upstream = Upstream::start().await;
     let other = "[[routes]]\nname = \"other\"\npath = \"/other\"\nupstream = \"converflow\"\n";
-    let gate = gate(&upstream, &format!("{}{other}", unit_route("rate = { per_second = 1, burst = 1 }")));
+    let gate =
+        gate(&upstream, &format!("{}{other}", unit_route("rate = { per_second = 1, burst = 1 }")));
     let alice = gate.client("alice");
     assert_eq!(alice.get(UNIT).await.field("ratelimit-policy"), Some("\"caller\";q=1;w=1"));
     assert_eq!(alice.get(UNIT).await.status, 429);

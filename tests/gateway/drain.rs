@@ -5,9 +5,10 @@
 //! 2. What is in flight is finished, with `Connection: close`; idle connections are closed.
 //! 3. It exits 0, never past its deadline; a second signal ends it at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use unitgate::config::Shutdown;
 
 use crate::support::{
@@ -91,7 +92,11 @@ async fn a_second_signal_ends_it_at_once() {
             let begun = Instant::now();
             gate.signal(second);
             gate.ended().await;
-            assert!(begun.elapsed() < Duration::from_secs(4), "{first} {second}: {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() < Duration::from_secs(4),
+                "{first} {second}: {:?}",
+                begun.elapsed()
+            );
             assert!(in_flight.read(false).await.is_none());
         }
     }
@@ -148,8 +153,11 @@ async fn a_write_in_flight_is_finished_too() {
     let mut gate = Process::start(upstream.address(), "", &[]).await;
     let held = upstream.hold();
     let mut wire = Wire::to(gate.address()).await;
-    let head = format!("PUT {INTEGRATION} HTTP/1.1\r\nHost: g\r\nAuthorization: {}\r\nContent-Length: 2\r\n\r\n{{}}", bearer());
-    wire.write(head.as_bytes()).await;
+    let request = format!(
+        "PUT {INTEGRATION} HTTP/1.1\r\nHost: g\r\nAuthorization: {}\r\nContent-Length: 2\r\n\r\n{{}}",
+        bearer()
+    );
+    wire.write(request.as_bytes()).await;
     held.arrived().await;
     gate.signal("TERM");
     gate.logged("SIGTERM: leaving").await;

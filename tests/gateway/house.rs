@@ -35,8 +35,18 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     (
         "gateway",
         &[
-            "cache", "caller", "clock", "config", "error", "limit", "listener", "mask", "route", "shutdown",
-            "telemetry", "upstream",
+            "cache",
+            "caller",
+            "clock",
+            "config",
+            "error",
+            "limit",
+            "listener",
+            "mask",
+            "route",
+            "shutdown",
+            "telemetry",
+            "upstream",
         ],
     ),
 ];
@@ -70,7 +80,9 @@ fn gather(root: &Path, folder: &Path, found: &mut Vec<Source>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             gather(root, &path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("tests.rs")
+        {
             let inside = path.strip_prefix(root).unwrap();
             let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
             let text = fs::read_to_string(&path).unwrap();
@@ -96,7 +108,7 @@ fn code(line: &str) -> &str {
 
 /// The modules of the top level that a file's code names through `crate::`.
 fn imports(source: &Source) -> BTreeSet<String> {
-    let text: String = source.lines.iter().map(|line| format!("{}\n", code(line))).collect();
+    let text = source.lines.iter().map(|line| code(line)).collect::<Vec<_>>().join("\n");
     let mut imports = BTreeSet::new();
     for rest in text.split("crate::").skip(1) {
         if let Some(list) = rest.strip_prefix('{') {
@@ -123,10 +135,11 @@ fn modules_import_downwards_only() {
             continue;
         }
         let row = MAY_IMPORT.iter().find(|(module, _)| *module == source.module);
-        let (_, allowed) = row.unwrap_or_else(|| panic!("{} has no place in the table", source.module));
-        let upwards = imports(&source).into_iter().filter(|import| {
-            *import != source.module && !allowed.contains(&import.as_str())
-        });
+        let (_, allowed) =
+            row.unwrap_or_else(|| panic!("{} has no place in the table", source.module));
+        let upwards = imports(&source)
+            .into_iter()
+            .filter(|import| *import != source.module && !allowed.contains(&import.as_str()));
         for import in upwards {
             wrong.insert(format!("{} imports {import}", source.path.display()));
         }
@@ -152,7 +165,11 @@ fn the_table_has_no_circle() {
 fn nobody_but_the_roots_imports_a_root() {
     for source in sources().iter().filter(|source| !ROOTS.contains(&source.module.as_str())) {
         for import in imports(source) {
-            assert!(!ROOTS.contains(&import.as_str()), "{} imports {import}", source.path.display());
+            assert!(
+                !ROOTS.contains(&import.as_str()),
+                "{} imports {import}",
+                source.path.display()
+            );
         }
     }
 }

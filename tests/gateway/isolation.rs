@@ -209,6 +209,64 @@ async fn a_refusal_whose_body_cannot_be_shown_still_ends_the_answer() {
 }
 
 #[tokio::test]
+async fn a_refusal_whose_body_breaks_off_still_ends_the_answer_and_keeps_its_status() {
+    let broken = |status| {
+        let whole = || Answer::json(status, r#"{"message":"no, not any more"}"#);
+        [whole().cut(5), whole().reset_after(5), Answer::json(status, "9".repeat(9 << 20))]
+    };
+    for status in [401, 403, 404] {
+        for answer in broken(status) {
+            let upstream = Upstream::start().await;
+            let gate = Gate::start(&upstream, |_| {});
+            let alice = gate.client("alice");
+            alice.get(UNIT).await;
+            gate.advance(secs(100));
+            upstream.next(answer);
+            let refused = alice.get(UNIT).await;
+            assert_eq!(
+                (refused.status, refused.code().as_str()),
+                (status, "unmaskable_error_answer")
+            );
+            upstream.answer(Answer::json(503, "{}"));
+            assert_eq!(
+                alice.get(UNIT).await.status,
+                503,
+                "an outage brought back what {status} had ended"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_401_to_a_forwarded_read_counts_though_its_client_has_left() {
+    let upstream = Upstream::start().await;
+    let mut gate = Gate::start(&upstream, |_| {});
+    let alice = gate.client("alice");
+    alice.get(UNIT).await;
+    let held = upstream.hold();
+    let read = alice.begin(Ask::get(INTEGRATION));
+    held.arrived().await;
+    read.hang_up().await;
+    held.release_with(Answer::json(401, "{}"));
+    gate.logged("client_gone").await;
+    gate.leave().await;
+    assert_eq!(gate.metric("upstream_requests_total", &[]), 2.0);
+    assert_eq!(gate.metric("cache_invalidations_total", &["unauthorized"]), 1.0);
+}
+
+#[tokio::test]
+async fn a_client_is_told_no_lifetime_past_the_exp_of_its_token() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let alice = gate.client_with(&format!("Bearer {}", jwt("alice", 10)));
+    assert_eq!(alice.get(UNIT).await.field("cache-control"), Some("private, max-age=10"));
+    gate.advance(secs(10));
+    let later = alice.get(UNIT).await;
+    assert_eq!(later.field("cache-control"), Some("private, no-store"));
+    assert!(!later.cache().contains("stored"), "{}", later.cache());
+}
+
+#[tokio::test]
 async fn a_refusal_seen_by_the_background_refresh_ends_the_answer() {
     for status in [401, 403, 404] {
         let upstream = Upstream::start().await;

@@ -19,7 +19,8 @@ use crate::support::{
 /// The access lines so far.
 fn lines(gate: &Gate) -> Vec<Value> {
     let log = gate.log();
-    let parsed = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"));
+    let parsed =
+        log.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"));
     parsed.filter(|line| line["log"] == "access").collect()
 }
 
@@ -32,7 +33,18 @@ fn names(line: &Value) -> BTreeSet<&str> {
 }
 
 const ALWAYS: [&str; 12] = [
-    "time", "level", "log", "request_id", "peer", "method", "target", "status", "bytes", "outcome", "duration_ms", "route",
+    "time",
+    "level",
+    "log",
+    "request_id",
+    "peer",
+    "method",
+    "target",
+    "status",
+    "bytes",
+    "outcome",
+    "duration_ms",
+    "route",
 ];
 
 #[tokio::test]
@@ -43,8 +55,10 @@ async fn a_line_tells_everything_about_its_exchange() {
     upstream.next(Answer::json(200, list(&key("a1"), "Be kind.")));
     let reply = alice.get(&format!("{UNIT}?page=1")).await;
     let miss = last(&gate);
-    let expected: BTreeSet<&str> =
-        ALWAYS.into_iter().chain(["caller", "upstream_cause", "upstream_tries", "upstream_ms", "masked"]).collect();
+    let expected: BTreeSet<&str> = ALWAYS
+        .into_iter()
+        .chain(["caller", "upstream_cause", "upstream_tries", "upstream_ms", "masked"])
+        .collect();
     assert_eq!(names(&miss), expected);
     assert_eq!(miss["time"], "2027-01-15T08:00:00.000Z");
     assert_eq!(miss["request_id"].as_str(), reply.field("x-request-id"));
@@ -60,7 +74,10 @@ async fn a_line_tells_everything_about_its_exchange() {
     gate.advance(crate::support::secs(30));
     alice.get(&format!("{UNIT}?page=1")).await;
     let hit = last(&gate);
-    assert_eq!((&hit["outcome"], &hit["age_s"], &hit["caller"]), (&"hit".into(), &30.into(), &miss["caller"]));
+    assert_eq!(
+        (&hit["outcome"], &hit["age_s"], &hit["caller"]),
+        (&"hit".into(), &30.into(), &miss["caller"])
+    );
     assert!(hit.get("upstream_cause").is_none());
 
     gate.client("bob").get(UNIT).await;
@@ -82,7 +99,10 @@ async fn a_refusal_tells_its_code_and_whose_fault_it_is() {
     upstream.next(Answer::reset());
     gate.client("alice").get(UNIT).await;
     let failed = last(&gate);
-    assert_eq!((&failed["error"], &failed["side"]), (&"upstream_broken".into(), &"upstream".into()));
+    assert_eq!(
+        (&failed["error"], &failed["side"]),
+        (&"upstream_broken".into(), &"upstream".into())
+    );
     assert_eq!((&failed["upstream_cause"], &failed["upstream_tries"]), (&"miss".into(), &1.into()));
 }
 
@@ -135,7 +155,10 @@ async fn a_trace_is_passed_on_and_its_baggage_is_not() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| ());
     let parent = format!("00-{}-{}-01", "4b".repeat(16), "00f0".repeat(4));
-    let ask = Ask::get(UNIT).field("traceparent", &parent).field("baggage", "user=1").field("tracestate", "a=b");
+    let ask = Ask::get(UNIT)
+        .field("traceparent", &parent)
+        .field("baggage", "user=1")
+        .field("tracestate", "a=b");
     gate.client("alice").send(ask).await;
     let seen = upstream.last();
     assert_eq!(seen.field("traceparent"), Some(parent.as_str()));
@@ -213,10 +236,23 @@ async fn text_is_one_printable_line_for_each_exchange_whatever_a_request_holds()
         config.log.level = Level::Info;
     });
     let alice = gate.client("alice");
-    let targets = ["/a\"b", "/a=b c", "/\u{e9}\u{202e}", "/a%0d%0aforged=1", "/a\u{7f}b", "/a\u{9b}31mb", "/a\\nb", "/{}|^`<>"];
+    let targets = [
+        "/a\"b",
+        "/a=b c",
+        "/\u{e9}\u{202e}",
+        "/a%0d%0aforged=1",
+        "/a\u{7f}b",
+        "/a\u{9b}31mb",
+        "/a\\nb",
+        "/{}|^`<>",
+    ];
     for target in targets {
         let mut wire = alice.connect().await;
-        wire.write(format!("GET {target} HTTP/1.1\r\nHost: g\r\nX-Request-Id: a\u{1b}[31m\r\n\r\n").as_bytes()).await;
+        wire.write(
+            format!("GET {target} HTTP/1.1\r\nHost: g\r\nX-Request-Id: a\u{1b}[31m\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
         drop(wire.read(false).await);
     }
     alice.get(UNIT).await;
@@ -256,60 +292,79 @@ async fn an_upstream_that_forbids_storing_is_warned_of_once_for_each_route_and_r
     assert!(log.contains("\"route\":\"unit-list\"") && log.contains("no_store"), "{log}");
 }
 
+/// What stands in bodies and must stand nowhere else.
+const PROSE: &str = "prose-of-a-body";
+
+/// Answers with secrets wherever an answer can have them.
+fn leaking() -> Vec<Answer> {
+    let leaks = |text: &str| format!("{text} {} {PROSE}", key("a1"));
+    let list = || Answer::json(200, list(&key("a1"), &leaks("see")));
+    let with_status = |status: u16| {
+        let answer = Answer::json(status, leaks("\"see") + "\"");
+        answer.field("location", &format!("/{}", key("b2"))).field("x-secret", &key("b2"))
+    };
+    vec![
+        list(),
+        with_status(200),
+        with_status(302),
+        with_status(400),
+        with_status(500),
+        with_status(401).field("www-authenticate", &format!("Bearer realm=\"{}\"", key("b2"))),
+        Answer::json(200, leaks("garbage")),
+        Answer::json(500, leaks("<html>")),
+        list().cut(300),
+        list().reset_after(300),
+        list().stall_after(300),
+        Answer::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{PROSE}", key("a1"))),
+        Answer::raw(leaks("nonsense")),
+        Answer::json(200, leaks("x")).field("content-encoding", &key("b2")),
+    ]
+}
+
+/// Asks for each of them, and sends secrets wherever a request can have them; how many exchanges it took.
+async fn exchange_secrets(gate: &Process, upstream: &Upstream) -> usize {
+    let bearer = format!("Bearer {}", token("alice"));
+    let signed = ("Authorization", bearer.as_str());
+    let answers = leaking();
+    let many = answers.len();
+    for answer in answers {
+        upstream.next(answer);
+        let told = fetch(gate.address(), INTEGRATION, &[signed]).await.everything();
+        assert!(!told.contains(&key("a1")) && !told.contains(&key("b2")), "{told}");
+    }
+    let body = format!(r#"{{"apiKey":"{}","prompt":"{PROSE}"}}"#, key("a1"));
+    let head = format!("PUT {INTEGRATION}?k={} HTTP/1.1\r\nHost: g", key("b2"));
+    let fields = format!("Authorization: {bearer}\r\nContent-Length: {}", body.len());
+    let mut wire = Wire::to(gate.address()).await;
+    wire.write(format!("{head}\r\n{fields}\r\n\r\n{body}").as_bytes()).await;
+    assert_eq!(wire.read(false).await.unwrap().status, 200);
+    assert_eq!(fetch(gate.address(), UNIT, &[signed, signed]).await.status, 401);
+    let malformed = format!("{bearer} {}", key("a1"));
+    assert_eq!(fetch(gate.address(), UNIT, &[("Authorization", &malformed)]).await.status, 401);
+    let mut broken = Wire::to(gate.address()).await;
+    let head = format!("GET {UNIT} HTTP/1.1\r\nAuthorization: {bearer}\r\nX {}", key("a1"));
+    broken.write(format!("{head}\r\n\r\n").as_bytes()).await;
+    assert_eq!(broken.read(false).await.unwrap().status, 400);
+    // What is no request is no exchange.
+    many + 3
+}
+
 #[tokio::test]
 async fn at_any_level_no_token_no_key_and_no_body_is_in_the_log_of_the_real_binary() {
-    const PROSE: &str = "prose-of-a-body";
+    const FILTER: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,unitgate=trace";
     for level in ["trace", "info"] {
         let upstream = Upstream::start().await;
-        let more = format!("log.level = \"{level}\"\nlog.format = \"json\"\nupstream.total = \"300ms\"\nupstream.first_byte = \"300ms\"");
-        let filter = "trace,hyper=trace,hyper_util=trace,h2=trace,rustls=trace,unitgate=trace,tokio=trace,moka=trace";
-        let gate = Process::start(upstream.address(), &more, &[("RUST_LOG", filter)]).await;
-        let bearer = format!("Bearer {}", token("alice"));
-        let signed = [("Authorization", bearer.as_str())];
-        let leaks = |text: String| format!("{text} {} {PROSE}", key("a1"));
-        let shaped = |status: u16| {
-            let answer = Answer::json(status, list(&key("a1"), &leaks("see".to_owned())));
-            answer.field("location", &format!("/{}", key("b2"))).field("x-secret", &key("b2"))
-        };
-        let answers = [
-            shaped(200),
-            shaped(302),
-            shaped(400),
-            shaped(500),
-            shaped(401).field("www-authenticate", &format!("Bearer realm=\"{}\"", key("b2"))),
-            Answer::json(200, leaks("garbage".to_owned())),
-            Answer::json(500, leaks("<html>".to_owned())),
-            Answer::json(200, list(&key("a1"), PROSE)).cut(300),
-            Answer::json(200, list(&key("a1"), PROSE)).reset_after(300),
-            Answer::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{PROSE}", key("a1"))),
-            Answer::raw(leaks("nonsense".to_owned())),
-            Answer::json(200, leaks("x".to_owned())).field("content-encoding", &key("b2")),
-            Answer::json(200, list(&key("a1"), PROSE)).stall_after(300),
-        ];
-        let many = answers.len();
-        for answer in answers {
-            upstream.next(answer);
-            let reply = fetch(gate.address(), INTEGRATION, &signed).await;
-            let told = reply.everything();
-            assert!(!told.contains(&key("a1")) && !told.contains(&key("b2")), "{told}");
-        }
-        let body = format!(r#"{{"apiKey":"{}","prompt":"{PROSE}"}}"#, key("a1"));
-        let mut wire = Wire::to(gate.address()).await;
-        wire.write(format!("PUT {INTEGRATION}?k={} HTTP/1.1\r\nHost: g\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n{body}", key("b2"), body.len()).as_bytes()).await;
-        assert_eq!(wire.read(false).await.unwrap().status, 200);
-        let twice = [signed[0], signed[0]];
-        assert_eq!(fetch(gate.address(), UNIT, &twice).await.status, 401);
-        let malformed = format!("{bearer} {}", key("a1"));
-        assert_eq!(fetch(gate.address(), UNIT, &[("Authorization", &malformed)]).await.status, 401);
-        let mut broken = Wire::to(gate.address()).await;
-        broken.write(format!("GET {UNIT} HTTP/1.1\r\nAuthorization: {bearer}\r\nX {}\r\n\r\n", key("a1")).as_bytes()).await;
-        assert_eq!(broken.read(false).await.unwrap().status, 400);
-
+        let deadlines = "upstream.total = \"300ms\"\nupstream.first_byte = \"300ms\"";
+        let more = format!("log.level = \"{level}\"\n{deadlines}");
+        let gate = Process::start(upstream.address(), &more, &[("RUST_LOG", FILTER)]).await;
+        let exchanges = exchange_secrets(&gate, &upstream).await;
         gate.signal("TERM");
         gate.ended().await;
         let log = gate.log();
-        assert_eq!(log.matches("\"outcome\":").count(), many + 3, "{log}");
-        for secret in [token("alice"), key("a1"), key("b2"), PROSE.to_owned(), "Bearer ".to_owned()] {
+        assert_eq!(log.matches("\"outcome\":").count(), exchanges, "{log}");
+        let secrets =
+            [token("alice"), key("a1"), key("b2"), PROSE.to_owned(), "Bearer ".to_owned()];
+        for secret in secrets {
             let told = log.lines().find(|line| line.contains(&secret));
             assert!(told.is_none(), "at {level}: {told:?}");
         }

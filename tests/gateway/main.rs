@@ -9,6 +9,7 @@ mod support;
 
 mod admin;
 mod coalescing;
+mod config;
 mod drain;
 mod hits;
 mod house;
@@ -16,7 +17,9 @@ mod isolation;
 mod logs;
 mod masking;
 mod metrics;
+mod model;
 mod protocol;
+mod shared;
 mod stale;
 mod throttling;
 mod types;

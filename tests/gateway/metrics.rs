@@ -25,8 +25,8 @@ use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, START, UNIT, UNIT_ID, Upstream, key,
-    list, secs, token,
+    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, START, UNIT, UNIT_ID, Upstream,
+    key, list, secs, token,
 };
 
 /// The series of a scrape with their values.
@@ -105,7 +105,12 @@ async fn traffic(upstream: &Upstream, gate: &Gate) -> usize {
 async fn every_series_is_there_from_the_start_and_reads_0() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| ());
-    let given = ["unitgate_build_info", "unitgate_cache_capacity_bytes", "unitgate_config_last_load", "unitgate_ready"];
+    let given = [
+        "unitgate_build_info",
+        "unitgate_cache_capacity_bytes",
+        "unitgate_config_last_load",
+        "unitgate_ready",
+    ];
     for (name, value) in series(&scrape(&gate).await) {
         let is_given = given.iter().any(|given| name.starts_with(given));
         assert_eq!(value > 0.0, is_given, "{name} is {value}");
@@ -123,7 +128,9 @@ async fn traffic_makes_no_new_series_and_no_label_tells_of_a_request() {
     let new: Vec<_> = after.keys().filter(|name| !before.contains_key(*name)).collect();
     assert!(new.is_empty(), "{new:?}");
     assert_eq!(before.len(), after.len());
-    for secret in [UNIT_ID, "/api", "nowhere", "BREW", "127.0.0.1", &token("alice"), &token("bob"), "cal_"] {
+    for secret in
+        [UNIT_ID, "/api", "nowhere", "BREW", "127.0.0.1", &token("alice"), &token("bob"), "cal_"]
+    {
         assert!(!text.contains(secret), "{secret} stands in a label");
     }
     assert!(gate.leave().await);
@@ -139,11 +146,24 @@ async fn every_request_ends_once_and_every_upstream_request_has_one_cause() {
     assert_eq!(counted("requests_total", &[]), count(sent));
     assert_eq!(counted("request_duration_seconds_count", &[]), count(sent));
     for outcome in [
-        "hit", "stale", "stale_if_error", "revalidated", "miss", "coalesced", "forwarded", "refused", "limited",
-        "upstream_failed", "gateway_failed", "client_gone",
+        "hit",
+        "stale",
+        "stale_if_error",
+        "revalidated",
+        "miss",
+        "coalesced",
+        "forwarded",
+        "refused",
+        "limited",
+        "upstream_failed",
+        "gateway_failed",
+        "client_gone",
     ] {
         let label = format!("outcome=\"{outcome}\"");
-        let (requests, durations) = (counted("requests_total", &[&label]), counted("request_duration_seconds_count", &[&label]));
+        let (requests, durations) = (
+            counted("requests_total", &[&label]),
+            counted("request_duration_seconds_count", &[&label]),
+        );
         assert_eq!(requests, durations, "{outcome}");
         let never = ["limited", "gateway_failed"].contains(&outcome);
         assert_eq!(requests > 0.0, !never, "{outcome}");
@@ -156,7 +176,10 @@ async fn every_request_ends_once_and_every_upstream_request_has_one_cause() {
     assert_eq!(gate.log().matches("\"outcome\":").count(), sent, "an access line each");
     assert_eq!(counted("upstream_requests_total", &[]), count(upstream.count()));
     for cause in ["miss", "revalidate", "refresh", "forward", "write", "retry"] {
-        assert!(counted("upstream_requests_total", &[&format!("cause=\"{cause}\"")]) > 0.0, "{cause}");
+        assert!(
+            counted("upstream_requests_total", &[&format!("cause=\"{cause}\"")]) > 0.0,
+            "{cause}"
+        );
     }
     assert_eq!(counted("requests_in_flight", &[]), 0.0);
 }
@@ -284,7 +307,11 @@ async fn a_403_or_404_that_ends_a_stored_answer_is_told_as_gone() {
         gate.advance(secs(100));
         upstream.next(Answer::json(status, "{}"));
         assert_eq!(alice.get(UNIT).await.status, status);
-        assert_eq!(gate.metric("cache_invalidations_total", &["source=\"gone\""]), already + 1.0, "{status}");
+        assert_eq!(
+            gate.metric("cache_invalidations_total", &["source=\"gone\""]),
+            already + 1.0,
+            "{status}"
+        );
     }
 }
 
@@ -311,7 +338,11 @@ async fn what_the_masker_did_is_told() {
     ] {
         upstream.next(answer);
         assert_eq!(alice.get(INTEGRATION).await.status, 502, "{reason}");
-        assert_eq!(gate.metric("mask_failures_total", &[&format!("reason=\"{reason}\"")]), 1.0, "{reason}");
+        assert_eq!(
+            gate.metric("mask_failures_total", &[&format!("reason=\"{reason}\"")]),
+            1.0,
+            "{reason}"
+        );
     }
 }
 
@@ -452,12 +483,14 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
     let server = Server::start(&config, setting).unwrap();
     let target = format!("/{}", "a".repeat(4_000));
     for _ in 0..3_000 {
-        let request = Request::get(&target).header("host", "g").body(Full::<Bytes>::default()).unwrap();
+        let request =
+            Request::get(&target).header("host", "g").body(Full::<Bytes>::default()).unwrap();
         let response = server.gateway().handle(request, [127, 0, 0, 1].into()).await;
         assert_eq!(response.status(), 404);
         response.into_body().collect().await.unwrap();
     }
-    let dropped = series(&server.telemetry().scrape())["unitgate_log_lines_dropped_total{log=\"access\"}"];
+    let dropped =
+        series(&server.telemetry().scrape())["unitgate_log_lines_dropped_total{log=\"access\"}"];
     *blocked.0.0.lock() = true;
     blocked.0.1.notify_all();
     assert!(dropped > 0.0 && dropped < 3_000.0, "{dropped}");
@@ -471,9 +504,9 @@ async fn each_metric_is_moved_by_a_test_of_this_file() {
     for line in scrape(&gate).await.lines() {
         let Some(metric) = line.strip_prefix("# TYPE unitgate_") else { continue };
         let (name, _kind) = metric.split_once(' ').unwrap();
-        let read = ["metric(\"", "scraped(\"", "counted(\"", "[\"unitgate_"]
-            .iter()
-            .any(|read| ["\"", "_count\"", "{"].iter().any(|end| here.contains(&format!("{read}{name}{end}"))));
+        let read = ["metric(\"", "scraped(\"", "counted(\"", "[\"unitgate_"].iter().any(|read| {
+            ["\"", "_count\"", "{"].iter().any(|end| here.contains(&format!("{read}{name}{end}")))
+        });
         assert!(read, "no test of this file reads {name}");
     }
 }

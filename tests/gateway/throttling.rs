@@ -356,3 +356,25 @@ async fn every_decision_is_counted() {
     assert_eq!((decisions("lane", "admitted"), decisions("lane", "throttled")), (1.0, 0.0));
     assert_eq!(gate.scraped("limiter_keys", &["limiter=\"caller\""]).await, 1.0);
 }
+
+#[tokio::test]
+async fn fetches_that_nobody_waits_for_do_not_pile_up_before_the_lane() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        config.limits.lane = Some(Lane { in_flight: 1, wait: secs(25) });
+    });
+    let held = upstream.hold();
+    let first = gate.client("first").enter(Ask::get(UNIT)).await;
+    held.arrived().await;
+    let mut waiting = Vec::new();
+    for stranger in 0..2_048 {
+        waiting.push(gate.client(&format!("stranger-{stranger}")).enter(Ask::get(UNIT)).await);
+    }
+    let one_more = gate.client("one-more").get(UNIT).await;
+    assert_eq!((one_more.status, one_more.code().as_str()), (503, "lane_full"));
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
+    for stranger in waiting {
+        assert_eq!(stranger.reply().await.status, 200);
+    }
+}

@@ -63,36 +63,118 @@ async fn an_answer_that_breaks_off_is_502_and_not_stored() {
     let body = list(MASK, WORDS);
     fails("reset before the head", Answer::reset(), 502, "upstream_broken").await;
     fails("closed before the head", Answer::raw(""), 502, "upstream_broken").await;
-    fails("closed inside the head", Answer::raw(format!("HTTP/1.1 200 {WORDS}\r\nConte")), 502, "upstream_broken").await;
-    fails("reset after the head", Answer::json(200, body.clone()).reset_after(0), 502, "upstream_broken").await;
-    fails("reset inside the body", Answer::json(200, body.clone()).reset_after(20), 502, "upstream_broken").await;
-    fails("closed inside the body", Answer::json(200, body.clone()).cut(20), 502, "upstream_broken").await;
-    fails("closed one byte short", Answer::json(200, body.clone()).cut(body.len() - 1), 502, "upstream_broken").await;
-    fails("a length above the body", raw("200 OK\r\nContent-Length: 90", "{}"), 502, "upstream_broken").await;
+    fails(
+        "closed inside the head",
+        Answer::raw(format!("HTTP/1.1 200 {WORDS}\r\nConte")),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "reset after the head",
+        Answer::json(200, body.clone()).reset_after(0),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "reset inside the body",
+        Answer::json(200, body.clone()).reset_after(20),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "closed inside the body",
+        Answer::json(200, body.clone()).cut(20),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "closed one byte short",
+        Answer::json(200, body.clone()).cut(body.len() - 1),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "a length above the body",
+        raw("200 OK\r\nContent-Length: 90", "{}"),
+        502,
+        "upstream_broken",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_answer_that_is_framed_wrongly_is_502_and_not_stored() {
     let chunked = |chunks: &str| raw("200 OK\r\nTransfer-Encoding: chunked", chunks);
-    fails("differing lengths", raw("200 OK\r\nContent-Length: 2\r\nContent-Length: 3", "{}1"), 502, "upstream_broken").await;
-    fails("differing lengths in a line", raw("200 OK\r\nContent-Length: 2, 3", "{}1"), 502, "upstream_broken").await;
-    fails("no number for a length", raw("200 OK\r\nContent-Length: two", "{}"), 502, "upstream_broken").await;
-    fails("a signed length", raw("200 OK\r\nContent-Length: +2", "{}"), 502, "upstream_broken").await;
-    fails("a length of 2^64", raw("200 OK\r\nContent-Length: 18446744073709551616", "{}"), 502, "upstream_broken").await;
-    fails("a chunk size that is none", chunked("zz\r\n{}\r\n0\r\n\r\n"), 502, "upstream_broken").await;
-    fails("a chunk larger than said", chunked("1\r\n{}\r\n0\r\n\r\n"), 502, "upstream_broken").await;
+    fails(
+        "differing lengths",
+        raw("200 OK\r\nContent-Length: 2\r\nContent-Length: 3", "{}1"),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "differing lengths in a line",
+        raw("200 OK\r\nContent-Length: 2, 3", "{}1"),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails(
+        "no number for a length",
+        raw("200 OK\r\nContent-Length: two", "{}"),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails("a signed length", raw("200 OK\r\nContent-Length: +2", "{}"), 502, "upstream_broken")
+        .await;
+    fails(
+        "a length of 2^64",
+        raw("200 OK\r\nContent-Length: 18446744073709551616", "{}"),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    fails("a chunk size that is none", chunked("zz\r\n{}\r\n0\r\n\r\n"), 502, "upstream_broken")
+        .await;
+    fails("a chunk larger than said", chunked("1\r\n{}\r\n0\r\n\r\n"), 502, "upstream_broken")
+        .await;
     fails("chunks without an end", chunked("2\r\n{}\r\n"), 502, "upstream_broken").await;
-    fails("no HTTP at all", Answer::raw(format!("SSH-2.0-{WORDS}\r\n\r\n")), 502, "upstream_broken").await;
+    fails(
+        "no HTTP at all",
+        Answer::raw(format!("SSH-2.0-{WORDS}\r\n\r\n")),
+        502,
+        "upstream_broken",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_502_and_not_stored() {
-    fails("a body above upstream.max_body", Answer::json(200, "1".repeat(4097)), 502, "upstream_broken").await;
+    fails(
+        "a body above upstream.max_body",
+        Answer::json(200, "1".repeat(4097)),
+        502,
+        "upstream_broken",
+    )
+    .await;
     let announced = raw("200 OK\r\nContent-Length: 4097", "");
     fails("an announced one", announced, 502, "upstream_broken").await;
     let chunked = format!("1100\r\n{}\r\n0\r\n\r\n", "1".repeat(0x1100));
-    fails("a chunked one", raw("200 OK\r\nTransfer-Encoding: chunked", &chunked), 502, "upstream_broken").await;
-    let many = (0..101).fold(Answer::json(200, "{}"), |answer, n| answer.field(&format!("x-{n}"), WORDS));
+    fails(
+        "a chunked one",
+        raw("200 OK\r\nTransfer-Encoding: chunked", &chunked),
+        502,
+        "upstream_broken",
+    )
+    .await;
+    let many =
+        (0..101).fold(Answer::json(200, "{}"), |answer, n| answer.field(&format!("x-{n}"), WORDS));
     fails("more fields than upstream.max_fields", many, 502, "upstream_broken").await;
     let large = Answer::json(200, "{}").field("x-large", &WORDS.repeat(20_000));
     fails("a huge field", large, 502, "upstream_broken").await;
@@ -122,8 +204,15 @@ async fn an_answer_that_fits_no_request_of_ours_is_502_and_not_stored() {
 async fn an_answer_that_can_t_be_proven_masked_is_502_and_not_stored() {
     fails("an empty 200", Answer::json(200, ""), 502, "unmaskable_answer").await;
     fails("a page", Answer::new(200, format!("<p>{WORDS}</p>")), 502, "unmaskable_answer").await;
-    fails("half of a value", Answer::json(200, format!("[\"{WORDS}\"")), 502, "unmaskable_answer").await;
-    fails("a value and a half", Answer::json(200, format!("[] \"{WORDS}")), 502, "unmaskable_answer").await;
+    fails("half of a value", Answer::json(200, format!("[\"{WORDS}\"")), 502, "unmaskable_answer")
+        .await;
+    fails(
+        "a value and a half",
+        Answer::json(200, format!("[] \"{WORDS}")),
+        502,
+        "unmaskable_answer",
+    )
+    .await;
     let coded = Answer::json(200, WORDS).field("content-encoding", "br2");
     fails("an unknown coding", coded, 502, "undecodable_answer").await;
     let wide = Answer::new(200, "{}").field("content-type", "application/json; charset=utf-16");
@@ -252,7 +341,10 @@ async fn a_redirect_keeps_its_status_and_loses_location_and_body() {
         for path in [UNIT, INTEGRATION] {
             let upstream = Upstream::start().await;
             let gate = Gate::start(&upstream, impatient);
-            upstream.next(Answer::json(status, format!("\"{WORDS}\"")).field("location", &format!("/{WORDS}")));
+            upstream.next(
+                Answer::json(status, format!("\"{WORDS}\""))
+                    .field("location", &format!("/{WORDS}")),
+            );
             let reply = gate.client("alice").get(path).await;
             assert_eq!((reply.status, reply.text()), (status, ""));
             assert!(!reply.everything().contains(WORDS), "{}", reply.everything());

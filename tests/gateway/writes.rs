@@ -169,7 +169,7 @@ async fn no_stale_copy_survives_a_write() {
 async fn a_write_that_names_no_unit_drops_the_writers_lists() {
     for answer in [
         Answer::json(200, r#"{"id":"x"}"#),
-        Answer::json(200, r#"{"unitId":42}"#),
+        Answer::json(200, r#"{"unitId":4.2}"#),
         Answer::json(200, r#"{"unitId":".."}"#),
         Answer::json(200, r#"{"unitId":"a/b"}"#),
         Answer::new(204, ""),
@@ -588,4 +588,77 @@ async fn which_member_names_the_unit_is_configuration() {
     assert!(alice.get(UNIT).await.is_hit());
     gate.client("writer").put(INTEGRATION, "{}").await;
     assert!(!alice.get(UNIT).await.is_hit());
+}
+
+#[tokio::test]
+async fn what_must_be_revalidated_does_not_outlast_an_unknown_outcome() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let alice = gate.client("alice");
+    upstream.next(before().field("cache-control", "max-age=60, must-revalidate"));
+    alice.get(UNIT).await;
+    upstream.answer(Answer::json(503, "{}"));
+    assert_eq!(alice.put(INTEGRATION, "{}").await.status, 503);
+    assert_eq!(alice.get(UNIT).await.status, 503);
+}
+
+#[tokio::test]
+async fn a_writer_that_may_use_directives_does_not_read_its_own_past() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        Gate::policy(config, |policy| policy.request_directives = true);
+    });
+    let alice = gate.client("alice");
+    upstream.answers(by_method(before(), Answer::json(500, "{}")));
+    alice.get(UNIT).await;
+    alice.put(INTEGRATION, "{}").await;
+    upstream.answer(after());
+    let wish = Ask::get(UNIT).field("cache-control", "max-stale");
+    assert_eq!(alice.send(wish).await.text(), list(MASK, "After."));
+}
+
+#[tokio::test]
+async fn a_unit_named_by_a_number_is_dropped_for_every_caller() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let target = format!("{INTEGRATIONS}/unit/42");
+    let bob = gate.client("bob");
+    upstream.answers(by_method(before(), Answer::json(200, r#"{"unitId":42}"#)));
+    bob.get(&target).await;
+    gate.client("alice").put(INTEGRATION, "{}").await;
+    upstream.answer(after());
+    assert_eq!(bob.get(&target).await.text(), list(MASK, "After."));
+}
+
+#[tokio::test]
+async fn a_write_drops_its_own_target_whatever_route_reads_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        let policy = config.cache.policy.clone();
+        Gate::route(config, "integration").cache = Some(policy);
+    });
+    let bob = gate.client("bob");
+    upstream.answers(by_method(before(), Answer::json(200, "{}")));
+    bob.get(INTEGRATION).await;
+    assert!(bob.get(INTEGRATION).await.is_hit());
+    gate.client("alice").put(INTEGRATION, "{}").await;
+    upstream.answer(after());
+    assert_eq!(bob.get(INTEGRATION).await.text(), list(MASK, "After."));
+}
+
+#[tokio::test]
+async fn a_mask_behind_a_byte_order_mark_is_refused_as_well() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let body = format!("\u{feff}{{\"apiKey\":\"{MASK}\"}}");
+    let reply = gate.client("alice").put(INTEGRATION, &body).await;
+    assert_eq!((reply.status, upstream.count()), (422, 0));
+}
+
+#[tokio::test]
+async fn a_write_that_is_answered_201_without_a_body_has_succeeded() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    upstream.answer(Answer::new(201, ""));
+    assert_eq!(gate.client("alice").send(Ask::post(INTEGRATIONS, "{}")).await.status, 201);
 }

@@ -50,8 +50,8 @@ pub enum NotStored {
     TooLarge,
     /// The cache is switched off.
     SwitchedOff,
-    /// It was made under a configuration that is no longer in force.
-    StaleConfiguration,
+    /// The token that paid for it has ended, by its own word.
+    TokenEnded,
 }
 
 impl NotStored {
@@ -71,7 +71,7 @@ impl NotStored {
         Self::Voided,
         Self::TooLarge,
         Self::SwitchedOff,
-        Self::StaleConfiguration,
+        Self::TokenEnded,
     ];
 
     /// A stable name, for labels and logs.
@@ -91,7 +91,28 @@ impl NotStored {
             Self::Voided => "voided",
             Self::TooLarge => "too_large",
             Self::SwitchedOff => "switched_off",
-            Self::StaleConfiguration => "stale_configuration",
+            Self::TokenEnded => "token_ended",
+        }
+    }
+
+    /// Whether the answer may be meant for nobody but who asked: others must ask for themselves.
+    pub fn is_for_its_asker_alone(self) -> bool {
+        match self {
+            Self::NoStore
+            | Self::Private
+            | Self::VaryStar
+            | Self::Authorization
+            | Self::SetCookie
+            | Self::Partial
+            | Self::RequestNoStore
+            | Self::MustUnderstand
+            | Self::Method => true,
+            Self::Status
+            | Self::NoFreshness
+            | Self::Voided
+            | Self::TooLarge
+            | Self::SwitchedOff
+            | Self::TokenEnded => false,
         }
     }
 
@@ -112,7 +133,7 @@ impl NotStored {
             | Self::Voided
             | Self::TooLarge
             | Self::SwitchedOff
-            | Self::StaleConfiguration => false,
+            | Self::TokenEnded => false,
         }
     }
 }

@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -21,7 +22,7 @@ pub(crate) struct Process {
     pid: u32,
     output: watch::Receiver<String>,
     errors: watch::Receiver<String>,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Process {
@@ -37,12 +38,13 @@ impl Process {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("config.toml"), configuration).unwrap();
         let mut child = command(directory.path(), &[], env).spawn().unwrap();
-        let (all, only_errors) = (watch::Sender::new(String::new()), watch::Sender::new(String::new()));
+        let (all, only_errors) =
+            (watch::Sender::new(String::new()), watch::Sender::new(String::new()));
         let (output, errors) = (all.subscribe(), only_errors.subscribe());
         gather(child.stdout.take().unwrap(), vec![all.clone()]);
         gather(child.stderr.take().unwrap(), vec![only_errors, all]);
         let pid = child.id();
-        Self { child: Arc::new(Mutex::new(child)), pid, output, errors, directory }
+        Self { child: Arc::new(Mutex::new(child)), pid, output, errors, _directory: directory }
     }
 
     /// Where the public port listens, as the log says.
@@ -67,25 +69,29 @@ impl Process {
 
     /// Waits until it has written `text`.
     pub(crate) async fn logged(&mut self, text: &str) {
-        let seen = self.output.wait_for(|output| output.contains(text)).await.is_ok();
-        assert!(seen, "it ended without saying {text:?}: {}", self.log());
+        let seen = self.output.wait_for(|output| output.contains(text));
+        let seen = tokio::time::timeout(PATIENCE, seen).await.is_ok_and(|seen| seen.is_ok());
+        assert!(seen, "it did not say {text:?}: {}", self.log());
     }
 
     /// Sends it a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid.to_string())
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for its last words.
     pub(crate) async fn ended(&self) -> ExitStatus {
+        let mut output = self.output.clone();
+        let silent = async { while output.changed().await.is_ok() {} };
+        let silent = tokio::time::timeout(PATIENCE, silent).await.is_ok();
+        assert!(silent, "it did not end: {}", self.log());
         let child = Arc::clone(&self.child);
         tokio::task::spawn_blocking(move || child.lock().wait().unwrap()).await.unwrap()
-    }
-
-    /// The directory it runs in.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     fn announced(&self, message: &str) -> SocketAddr {
@@ -113,9 +119,19 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// Runs the binary to its end in `directory`.
+/// Runs the binary to its end in `directory`. One that does not end by itself is ended, without a code.
 pub(crate) fn unitgate(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Ended {
-    let output = command(directory, arguments, env).output().unwrap();
+    let child = command(directory, arguments, env).spawn().unwrap();
+    let pid = child.id().to_string();
+    let (done, watched) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        if watched.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            Command::new("kill").arg("-KILL").arg(pid).status().unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watch.join().unwrap();
     Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -157,6 +173,9 @@ fn gather(from: impl Read + Send + 'static, to: Vec<watch::Sender<String>>) {
         }
     });
 }
+
+/// How long a test waits for what must happen before it fails.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The last line of a start that names an address.
 const OPERATORS: &str = "operators' port: /metrics /healthz /readyz";

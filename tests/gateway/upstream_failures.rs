@@ -23,10 +23,16 @@ use crate::support::{
 /// What must never be seen of a failing upstream.
 const WORDS: &str = "words-of-the-upstream";
 
+/// Bodies of 4 KiB at most; deadlines that nothing here can meet by being slow.
+fn small(config: &mut Config) {
+    config.upstream.max_body = 4096;
+}
+
+/// The same with deadlines that are what is tested.
 fn impatient(config: &mut Config) {
+    small(config);
     config.upstream.first_byte = Duration::from_millis(200);
     config.upstream.total = Duration::from_millis(300);
-    config.upstream.max_body = 4096;
 }
 
 /// An answer's head by hand, and what follows it.
@@ -45,7 +51,7 @@ fn assert_told_in_our_words(case: &str, reply: &Reply, status: u16, code: &str) 
 
 async fn fails(case: &str, answer: Answer, status: u16, code: &str) {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, if status == 504 { impatient } else { small });
     let alice = gate.client("alice");
     upstream.next(answer);
     let failed = alice.get(UNIT).await;
@@ -183,7 +189,7 @@ async fn an_answer_that_is_too_large_is_502_and_not_stored() {
 #[tokio::test]
 async fn a_body_that_fills_its_cap_exactly_is_served() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, small);
     upstream.answer(Answer::json(200, "1".repeat(4096)));
     assert_eq!(gate.client("alice").get(UNIT).await.body.len(), 4096);
 }
@@ -274,7 +280,7 @@ async fn an_endless_body_is_left_at_the_cap() {
         while stream.write_all(b"5\r\n    1\r\n").await.is_ok() {}
     })
     .await;
-    let gate = Gate::before(address, impatient);
+    let gate = Gate::before(address, small);
     let reply = gate.client("alice").get(UNIT).await;
     assert_told_in_our_words("endless", &reply, 502, "upstream_broken");
     assert_eq!(gate.metric("upstream_errors_total", &["too_large"]), 1.0);
@@ -283,7 +289,7 @@ async fn an_endless_body_is_left_at_the_cap() {
 #[tokio::test]
 async fn a_refused_connection_is_502_and_service_is_back_as_soon_as_the_upstream_is() {
     let mut upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, small);
     let alice = gate.client("alice");
     upstream.stop().await;
     for _ in 0..3 {
@@ -312,7 +318,7 @@ async fn a_name_that_does_not_resolve_is_502() {
 async fn a_5xx_keeps_its_status_and_is_neither_stored_nor_retried() {
     for status in [500, 501, 502, 503, 504, 507, 599] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, impatient);
+        let gate = Gate::start(&upstream, small);
         upstream.next(Answer::json(status, r#"{"message":"try later"}"#).field("retry-after", "7"));
         let reply = gate.client("alice").get(UNIT).await;
         assert_eq!((reply.status, reply.text()), (status, r#"{"message":"try later"}"#));
@@ -327,7 +333,7 @@ async fn a_5xx_keeps_its_status_and_is_neither_stored_nor_retried() {
 async fn a_5xx_whose_words_can_t_be_proven_keeps_its_status_with_our_own() {
     for (status, words) in [(500, format!("<h1>{WORDS}</h1>")), (503, WORDS.to_owned())] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, impatient);
+        let gate = Gate::start(&upstream, small);
         upstream.next(Answer::new(status, words));
         let reply = gate.client("alice").get(UNIT).await;
         assert_eq!((reply.status, reply.code().as_str()), (status, "unmaskable_error_answer"));
@@ -340,7 +346,7 @@ async fn a_redirect_keeps_its_status_and_loses_location_and_body() {
     for status in [300, 301, 302, 303, 307, 308] {
         for path in [UNIT, INTEGRATION] {
             let upstream = Upstream::start().await;
-            let gate = Gate::start(&upstream, impatient);
+            let gate = Gate::start(&upstream, small);
             upstream.next(
                 Answer::json(status, format!("\"{WORDS}\""))
                     .field("location", &format!("/{WORDS}")),
@@ -363,7 +369,7 @@ async fn a_pooled_connection_that_the_upstream_closed_is_tried_once_more_unseen(
         (Answer::raw(""), Ask::new("HEAD", INTEGRATION)),
     ] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, impatient);
+        let gate = Gate::start(&upstream, small);
         let alice = gate.client("alice");
         alice.get(INTEGRATION).await;
         upstream.next(ending);
@@ -377,7 +383,7 @@ async fn a_pooled_connection_that_the_upstream_closed_is_tried_once_more_unseen(
 #[tokio::test]
 async fn a_second_failure_is_told_and_a_fresh_connection_is_never_tried_again() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, small);
     let alice = gate.client("alice");
     alice.get(INTEGRATION).await;
     upstream.answer(Answer::reset());
@@ -390,7 +396,7 @@ async fn a_second_failure_is_told_and_a_fresh_connection_is_never_tried_again() 
 #[tokio::test]
 async fn a_write_of_which_bytes_were_sent_is_not_tried_again() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, small);
     let alice = gate.client("alice");
     assert_eq!(alice.put(INTEGRATION, "{}").await.status, 200);
     upstream.next(Answer::reset());
@@ -401,7 +407,7 @@ async fn a_write_of_which_bytes_were_sent_is_not_tried_again() {
 #[tokio::test]
 async fn a_connection_with_unasked_bytes_is_dropped() {
     let upstream = Upstream::start().await;
-    let gate = Gate::start(&upstream, impatient);
+    let gate = Gate::start(&upstream, small);
     let alice = gate.client("alice");
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\"planted\"";
     let answer = Answer::json(200, format!("{{}}{smuggled}")).field("content-length", "2");
@@ -415,7 +421,7 @@ async fn a_connection_with_unasked_bytes_is_dropped() {
 async fn five_hundred_misses_of_a_failing_key_cost_three_upstream_requests_at_most() {
     for failure in [Answer::reset(), Answer::json(200, "nonsense")] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, impatient);
+        let gate = Gate::start(&upstream, small);
         let alice = gate.client("alice");
         upstream.answer(failure);
         let held = upstream.hold();

@@ -97,7 +97,8 @@ impl CallerId {
     }
 
     /// A made-up digest for tests of what only needs callers to differ.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 }

@@ -4,8 +4,8 @@
 //! 1. The order is fetch → mask → store → land; a new leader looks into the store first.
 //! 2. A flight carries only our own validators; the client's conditions are applied to what landed.
 //! 3. The leader's token and budget pay; it dies with the flight. A refresh carries the token of its key.
-//! 4. A 401 drops all that was cached for its token, a 403 or 404 what was cached for its key, whatever
-//!    becomes of the body.
+//! 4. A 401 drops all that was cached for its token, a 403, 404 or 410 what was cached for its key,
+//!    whatever becomes of the body.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
-use crate::limit::Limiter;
+use crate::limit::{LanePermit, Limiter};
 use crate::telemetry::Cause;
 use crate::upstream::{Answer, Ask, Kind, Sent, Trip};
 
@@ -227,10 +227,7 @@ impl Gateway {
         Ok(answer)
     }
 
-    async fn admit_upstream(
-        &self,
-        caller: &CallerId,
-    ) -> Result<Option<crate::limit::LanePermit>, Error> {
+    async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<LanePermit>, Error> {
         let budget = self.0.limits.admit_upstream(caller);
         self.note_decision(Limiter::Upstream, budget.is_ok());
         budget?;

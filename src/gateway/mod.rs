@@ -8,8 +8,9 @@
 //!
 //! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
 //! [`plan`] (what follows from a route's configuration), [`inbound`] (the request as it came),
-//! [`fetch`] (a flight), [`compose`] and [`keep`] (an upstream's answer made
-//! presentable, and judged), [`forward`] (straight upstream, and writes), [`reply`] (what goes out).
+//! [`fetch`] (a flight), [`forward`] (straight upstream, and writes), [`compose`] and [`keep`] (an
+//! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
+//! [`account`] and [`observe`] (what is told of it).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -305,7 +306,7 @@ impl Gateway {
         prior: Arc<Stored>,
     ) -> Result<Reply, Error> {
         let (fields, made_under) = (asked.inbound.fields(), asked.plan.made_under);
-        let result = self.fetch(asked, key, caller, Some(Arc::clone(&prior)), Forward::Stale).await;
+        let result = self.fetch(asked, key, caller, Some(prior), Forward::Stale).await;
         let excused = match &result {
             Ok(reply) => reply.is_excusable(),
             Err(error) => error.is_excusable(),

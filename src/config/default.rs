@@ -10,9 +10,8 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use super::{
-    AccessLog, Admin, Cache, CachePolicy, Caller, CallerMode, Config, ForwardMode, Invalidates,
-    Lane, Level, Limits, Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route,
-    Secrets, SecretsMode, Shutdown, Upstream,
+    AccessLog, Admin, Cache, CachePolicy, Caller, Config, Invalidates, Lane, Level, Limits, Listen,
+    Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
 };
 
 impl Default for Config {
@@ -135,28 +134,6 @@ impl Default for Log {
 impl Default for Shutdown {
     fn default() -> Self {
         Self { delay: Duration::ZERO, deadline: Duration::from_secs(9) }
-    }
-}
-
-impl Route {
-    /// A route with every other key as it is when left out: `GET` and `HEAD` for callers with a token,
-    /// reduced to the key, masked, straight upstream.
-    pub fn new(name: &str, path: &str, upstream: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            path: path.to_owned(),
-            methods: vec![Method::GET, Method::HEAD],
-            upstream: upstream.to_owned(),
-            caller: CallerMode::Token,
-            forward: ForwardMode::Key,
-            query: None,
-            cache: None,
-            family: None,
-            invalidates: None,
-            secrets: SecretsMode::Mask,
-            refuse_masked_write: true,
-            rate: None,
-        }
     }
 }
 

@@ -22,6 +22,7 @@ mod files;
 mod names;
 mod nearest;
 mod parse;
+mod route;
 mod section;
 mod show;
 mod syntax;
@@ -36,9 +37,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{HeaderName, Method, Uri};
+use http::{HeaderName, Uri};
 
 pub use fault::{ConfigError, ConfigErrors, Warning};
+pub use route::{CallerMode, ForwardMode, Invalidates, Route, SecretsMode};
 
 /// Everything the operator can decide.
 #[derive(Clone, Debug, PartialEq)]
@@ -324,71 +326,4 @@ pub struct Shutdown {
     pub delay: Duration,
     /// Longest time from the signal to the exit.
     pub deadline: Duration,
-}
-
-/// `[[routes]]`: one line of the route table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Label in metrics and logs; unique, `[a-z0-9_-]{1,64}`.
-    pub name: String,
-    /// Template: literal segments, `{parameter}` for one segment, `{*rest}` last for any number.
-    pub path: String,
-    /// Methods served; others are 405.
-    pub methods: Vec<Method>,
-    /// Name in `[upstreams]`.
-    pub upstream: String,
-    /// Who is asked for a token.
-    pub caller: CallerMode,
-    /// What of the request crosses.
-    pub forward: ForwardMode,
-    /// Query parameters accepted; `None` = any.
-    pub query: Option<Vec<String>>,
-    /// Cache policy; `None` = straight upstream.
-    pub cache: Option<CachePolicy>,
-    /// Family of routes whose answers show the same resources; what a write invalidates.
-    pub family: Option<String>,
-    /// For writes: the member of an answer that names the unit whose cached lists a success drops.
-    pub invalidates: Option<Invalidates>,
-    /// Secret handling of answers.
-    pub secrets: SecretsMode,
-    /// Refuse request bodies whose secret field holds a mask (422).
-    pub refuse_masked_write: bool,
-    /// Rate per caller on this route instead of `limits.caller`.
-    pub rate: Option<Rate>,
-}
-
-/// `caller = "token" | "open"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallerMode {
-    /// `Authorization: Bearer` is required; each caller has a partition of the cache.
-    Token,
-    /// Nobody is identified; a shared cache.
-    Open,
-}
-
-/// `forward = "key" | "all"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardMode {
-    /// Only the key, the token and what can't change the answer.
-    Key,
-    /// Every end-to-end field; needs `caller = "open"`.
-    All,
-}
-
-/// `secrets = "mask" | "verbatim"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecretsMode {
-    /// Each answer is masked, or refused if that can't be proven.
-    Mask,
-    /// Opted out by name: bodies pass as they are; needs `caller = "open"`.
-    Verbatim,
-}
-
-/// `invalidates = { member = "unitId", family = "calcom" }`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalidates {
-    /// Member of the answer, at any depth, that holds the unit's id.
-    pub member: String,
-    /// The family whose cached answers are dropped.
-    pub family: String,
 }

@@ -20,6 +20,7 @@ use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config};
 use unitgate::gateway::Gateway;
 use unitgate::limit::Limits;
+use unitgate::listener::Ahead;
 use unitgate::route::Routes;
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
@@ -93,7 +94,7 @@ fn pieces(criterion: &mut Criterion) {
 }
 
 async fn hit(gateway: &Gateway) -> StatusCode {
-    let reply = gateway.handle(request(), IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
+    let reply = gateway.handle(request(), IpAddr::V4(Ipv4Addr::LOCALHOST), &Ahead::new()).await;
     assert!(reply.headers().contains_key("cache-status"));
     reply.status()
 }

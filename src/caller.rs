@@ -87,6 +87,15 @@ impl CallerId {
         &self.0
     }
 
+    /// The whole digest in hexadecimal.
+    pub fn hex(&self) -> String {
+        self.0
+            .iter()
+            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)])
+            .map(char::from)
+            .collect()
+    }
+
     /// The first 12 hex digits: what logs show.
     pub fn fingerprint(&self) -> [u8; 12] {
         let mut hex = [b'0'; 12];

@@ -116,12 +116,12 @@ impl Routes {
                 route.accept(path, uri.query(), &parameters)?;
                 return Ok(Match { route, target, unit: parameters.unit });
             }
-            allowed.extend(&route.config.methods);
+            allowed.extend(route.config.methods.named());
         }
         if allowed.is_empty() {
             return Err(RouteError::NotFound);
         }
-        Err(RouteError::MethodNotAllowed { allow: allow(&allowed) })
+        Err(RouteError::MethodNotAllowed { allow: allow(allowed) })
     }
 }
 
@@ -316,8 +316,9 @@ fn families(config: &Config) -> Vec<String> {
     families
 }
 
-fn allow(methods: &[&Method]) -> String {
-    let mut names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+/// Methods as an `Allow` field (RFC 9110 §10.2.1).
+pub fn allow<'a>(methods: impl IntoIterator<Item = &'a Method>) -> String {
+    let mut names: Vec<&str> = methods.into_iter().map(Method::as_str).collect();
     names.sort_unstable();
     names.dedup();
     names.join(", ")

@@ -18,13 +18,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::admin::{self, Admin, Probes, Readiness};
+use crate::admin::{self, Admin, Changes, Pass, Probes, Readiness};
 use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
 use crate::gateway::{ANSWERED_5XX, Gateway, Ground};
-use crate::listener::{self, BindError, Change, Handler, Places, Refused};
+use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused};
 use crate::mask::Masker;
 use crate::route::Routes;
 use crate::shutdown::{Phase, Shutdown};
@@ -174,6 +174,9 @@ pub enum StartError {
     /// The key of the callers' digests can't be had.
     #[error("the key of the callers' digests can't be had: {0}; check caller.key_file")]
     Key(io::Error),
+    /// The operators' token can't be had.
+    #[error("the operators' token can't be had: {0}; check admin.token_file")]
+    Token(io::Error),
     /// Upstream clients can't be set up.
     #[error(transparent)]
     Upstream(#[from] SetupError),
@@ -196,8 +199,13 @@ struct Door {
 impl Handler for Door {
     type Body = Full<Bytes>;
 
-    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Self::Body> {
-        self.gateway.handle(request, peer.ip()).await
+    async fn call(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        ahead: &Ahead,
+    ) -> Response<Self::Body> {
+        self.gateway.handle(request, peer.ip(), ahead).await
     }
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {
@@ -307,7 +315,13 @@ fn open_admin(
         cache: Box::new(move || cache.cache_sizes()),
         limiter_keys: Box::new(move |limiter| limits.limiter_keys(limiter)),
     };
-    admin::start(address, Admin::new(Arc::clone(telemetry), probes))
+    let purging = gateway.clone();
+    let changes = Changes {
+        pass: config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of),
+        hosts: config.admin.hosts.clone(),
+        purge: Box::new(move |purge, strength| purging.purge(purge, strength)),
+    };
+    admin::start(address, Admin::new(Arc::clone(telemetry), probes, changes))
         .map(Some)
         .map_err(|cause| StartError::Admin { address, cause })
 }

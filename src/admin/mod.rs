@@ -1,12 +1,14 @@
-//! The operators' port: `/metrics`, `/healthz` and `/readyz`.
+//! The operators' port: `/metrics`, `/healthz`, `/readyz`, and `/purge` where there is a token for it.
 //!
 //! *Invariants*
-//! 1. It changes nothing and proxies nothing; what it shows comes from read-only [`Probes`].
+//! 1. It proxies nothing; what it shows comes from read-only [`Probes`], what it may change is in
+//!    [`Changes`], and needs the operators' token.
 //! 2. It answers while the data port is saturated: a thread, a runtime and a listener of its own.
 //! 3. `/healthz` and `/readyz` never depend on the upstream; its state is a detail in `/readyz`' body.
 //!
 //! *Why not a route of the data port:* what waits behind 10,000 connections can't say that they are there.
 
+mod changes;
 mod healthcheck;
 mod probes;
 mod server;
@@ -20,9 +22,11 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
+use serde_json::json;
 
 use crate::telemetry::Telemetry;
 
+pub use changes::{Changes, Pass};
 pub use healthcheck::{Unhealthy, healthcheck};
 pub use probes::{Probes, Readiness};
 pub use server::{Running, start};
@@ -32,21 +36,27 @@ pub use server::{Running, start};
 pub struct Admin {
     telemetry: Arc<Telemetry>,
     probes: Probes,
+    changes: Changes,
 }
 
 impl Admin {
-    /// Answers from `telemetry` and `probes`.
-    pub fn new(telemetry: Arc<Telemetry>, probes: Probes) -> Self {
-        Self { telemetry, probes }
+    /// Answers from `telemetry` and `probes`; has `changes` made.
+    pub fn new(telemetry: Arc<Telemetry>, probes: Probes, changes: Changes) -> Self {
+        Self { telemetry, probes, changes }
     }
 
     /// The answer to a request. That to HEAD has the body of GET's, which the connection leaves out.
     pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if !PATHS.contains(&path) {
-            return reply(StatusCode::NOT_FOUND, PROBLEM, NOT_FOUND);
+            return problem(
+                StatusCode::NOT_FOUND,
+                "no_endpoint",
+                "GET / lists what this port serves.",
+            );
         }
         if *method != Method::GET && *method != Method::HEAD {
-            let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, PROBLEM, NOT_ALLOWED);
+            let text = "This endpoint only shows; use GET or HEAD.";
+            let mut refusal = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
             // RFC 9110 §15.5.6 requires it.
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
@@ -72,6 +82,18 @@ impl Admin {
     }
 }
 
+/// A problem (RFC 9457).
+fn problem(status: StatusCode, code: &str, text: &str) -> Response<Full<Bytes>> {
+    let problem = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "code": code,
+        "detail": text,
+    });
+    reply(status, "application/problem+json", problem.to_string())
+}
+
 fn reply(
     status: StatusCode,
     content_type: &'static str,
@@ -91,24 +113,15 @@ const PATHS: [&str; 4] = ["/", "/metrics", "/healthz", "/readyz"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-const PROBLEM: &str = "application/problem+json";
 /// Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-const INDEX: &str = "\
-unitgate, the operators' port
+const INDEX: &str = r#"unitgate, the operators' port
 
 /metrics  Prometheus text format
 /healthz  200 while the process answers; for liveness
 /readyz   200, or 503 before listening, while draining, or with a broken masker; for readiness
-";
-
-const NOT_FOUND: &str = concat!(
-    r#"{"type":"about:blank","title":"Not Found","status":404,"code":"no_endpoint","#,
-    r#""detail":"GET / lists what this port serves."}"#
-);
-
-const NOT_ALLOWED: &str = concat!(
-    r#"{"type":"about:blank","title":"Method Not Allowed","status":405,"code":"method_not_allowed","#,
-    r#""detail":"This port only shows; use GET or HEAD."}"#
-);
+/purge    POST, with the token in admin.token_file: ends stored answers
+          {"unit": ID}, {"caller": FINGERPRINT}, {"url": URL} or {"all": true};
+          with "soft": true they only become stale
+"#;

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::changes::PURGE;
 use crate::admin::Admin;
 
 /// The operators' port, open until this is dropped.
@@ -90,8 +91,14 @@ async fn accept(listener: tokio::net::TcpListener, admin: Arc<Admin>) {
 /// Serves one connection; how it ended interests nobody.
 async fn serve(stream: TcpStream, admin: Arc<Admin>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let reply = admin.answer(request.method(), request.uri().path());
-        async move { Ok::<Response<Full<Bytes>>, Infallible>(reply) }
+        let admin = Arc::clone(&admin);
+        async move {
+            let reply = match request.uri().path() {
+                PURGE => admin.changes.purge(request).await,
+                path => admin.answer(request.method(), path),
+            };
+            Ok::<Response<Full<Bytes>>, Infallible>(reply)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cache;
+use crate::cache::purge::Purged;
 use crate::clock::{Clock, Dice};
 use crate::config::{AccessLog, Level, Log, LogFormat, LogOutput, LogTarget};
 use crate::telemetry::{Label, Limiter, Lines, Setup, TargetView, Vocabulary};
@@ -46,7 +47,12 @@ fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
         cache: Box::new(move || sizes),
         limiter_keys: Box::new(|limiter| 10 + limiter.index()),
     };
-    Admin::new(Arc::new(Telemetry::new(setup).unwrap()), probes)
+    let changes = Changes {
+        pass: None,
+        hosts: Vec::new(),
+        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
+    };
+    Admin::new(Arc::new(Telemetry::new(setup).unwrap()), probes, changes)
 }
 
 fn ready() -> Readiness {
@@ -141,7 +147,7 @@ async fn anything_else_is_a_problem_that_says_what_to_do() {
     for path in ["/units", "/metrics/", "/healthz/..", "*", ""] {
         let answer = admin.answer(&Method::GET, path);
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
-        assert_eq!(answer.headers()[CONTENT_TYPE], PROBLEM);
+        assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
         let problem: Value = serde_json::from_str(&body(answer).await).unwrap();
         assert_eq!(problem["status"], 404);
     }

@@ -7,6 +7,7 @@
 //! 3. Each joiner is woken exactly once, at once: when it lands, when it panics ([`Ended::Lost`]), or
 //!    when the joiner's own patience ends ([`Ended::TimedOut`]). Nobody polls.
 //! 4. A flight leaves the table before its result is published: who finds no flight finds the store filled.
+//! 5. What is published on the way reaches whoever waits, in order, also who joined after it.
 //!
 //! *Why not moka's `get_with`:* it runs the fetch inside the first caller's future, which hyper drops when
 //! that client leaves; and "insert if absent" does not fit where a stale value may be present.
@@ -19,59 +20,89 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::generation::{Stamp, Verdict};
+use super::generation::{Scope, Stamp, Verdict};
 use super::stored::CacheKey;
 use crate::shutdown::Shutdown;
 
-/// The flights under way. `T` is a result that this module does not know.
+/// The flights under way. `T` is a result and `I` what comes ahead of it; this module knows neither.
 #[derive(Debug)]
-pub struct Flights<T> {
-    table: Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>,
+pub struct Flights<T, I> {
+    table: Arc<Table<T, I>>,
     shutdown: Shutdown,
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
+impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights<T, I> {
     /// No flights; each will be spawned on `shutdown`, so that a drain waits for it.
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { table: Arc::default(), shutdown }
+        Self { table: Arc::new(Table(Mutex::new(HashMap::new()))), shutdown }
     }
 
     /// Joins the flight of `key`, or begins one.
     ///
     /// `begin` is called for a leader only: it stamps the generations *before* anything is asked and
     /// returns the stamp with the work.
-    pub fn join<W>(&self, key: CacheKey, begin: impl FnOnce() -> (Stamp, W)) -> Ticket<T>
+    pub fn join<W>(
+        &self,
+        key: CacheKey,
+        begin: impl FnOnce(Publisher<T, I>) -> (Stamp, W),
+    ) -> Ticket<T, I>
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let mut table = self.table.lock();
+        let mut table = self.table.0.lock();
         if let Some(flight) = table.get(&key)
             && flight.stamp.verdict() == Verdict::Current
         {
-            return Ticket { role: Role::Joiner, result: flight.result.subscribe() };
+            return Ticket { role: Role::Joiner, progress: flight.progress.subscribe() };
         }
-        let (stamp, work) = begin();
-        let flight = Arc::new(Flight { stamp, result: watch::Sender::new(None) });
-        let result = flight.result.subscribe();
+        let progress = Arc::new(watch::Sender::new(Progress::default()));
+        let (stamp, work) = begin(Publisher(Arc::clone(&progress)));
+        let flight = Arc::new(Flight { stamp, progress });
         table.insert(key.clone(), Arc::clone(&flight));
         drop(table);
-        let mut landing = Landing { table: Arc::clone(&self.table), key, flight, landed: None };
+        self.launch(
+            Landing { table: Some((Arc::clone(&self.table), key)), flight, landed: None },
+            work,
+        )
+    }
+
+    /// Begins a flight that nobody can join.
+    pub fn alone<W>(&self, begin: impl FnOnce(Publisher<T, I>) -> W) -> Ticket<T, I>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let progress = Arc::new(watch::Sender::new(Progress::default()));
+        let work = begin(Publisher(Arc::clone(&progress)));
+        let flight = Arc::new(Flight { stamp: Stamp::default(), progress });
+        self.launch(Landing { table: None, flight, landed: None }, work)
+    }
+
+    fn launch<W>(&self, mut landing: Landing<T, I>, work: W) -> Ticket<T, I>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let progress = landing.flight.progress.subscribe();
         drop(self.shutdown.spawn(async move {
             landing.landed = Some(work.await);
             drop(landing);
         }));
-        Ticket { role: Role::Leader, result }
+        Ticket { role: Role::Leader, progress }
     }
 
     /// Whether a flight of `key` can be joined.
     pub fn is_under_way(&self, key: &CacheKey) -> bool {
-        let table = self.table.lock();
+        let table = self.table.0.lock();
         table.get(key).is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
+    }
+
+    /// Flights under way that a bump of `scope` is about.
+    pub fn count_of(&self, scope: &Scope) -> usize {
+        self.table.0.lock().values().filter(|flight| flight.stamp.is_of(scope)).count()
     }
 
     /// Flights under way.
     pub fn len(&self) -> usize {
-        self.table.lock().len()
+        self.table.0.lock().len()
     }
 
     /// Whether none is under way.
@@ -80,26 +111,57 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 }
 
-/// A place on a flight.
-#[derive(Debug)]
-pub struct Ticket<T> {
-    role: Role,
-    result: watch::Receiver<Option<Ended<T>>>,
+/// Where a flight's work tells what comes ahead of its result.
+#[derive(Clone, Debug)]
+pub struct Publisher<T, I>(Arc<watch::Sender<Progress<T, I>>>);
+
+impl<T, I> Publisher<T, I> {
+    /// Tells whoever waits, and whoever will; past [`MOST_AHEAD`] nothing more.
+    pub fn publish(&self, ahead: I) {
+        self.0.send_if_modified(|progress| {
+            let room = progress.ahead.len() < MOST_AHEAD;
+            if room {
+                progress.ahead.push(ahead);
+            }
+            room
+        });
+    }
 }
 
-impl<T: Clone> Ticket<T> {
+/// A place on a flight.
+#[derive(Debug)]
+pub struct Ticket<T, I> {
+    role: Role,
+    progress: watch::Receiver<Progress<T, I>>,
+}
+
+impl<T: Clone, I: Clone> Ticket<T, I> {
     /// Whether this one began the flight.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// Waits for the flight to end, at most `patience`.
-    pub async fn landed(mut self, patience: Duration) -> Ended<T> {
-        let ended = tokio::time::timeout(patience, self.result.wait_for(Option::is_some)).await;
-        match ended {
-            Ok(Ok(result)) => result.clone().unwrap_or(Ended::Lost),
-            Ok(Err(_gone)) => Ended::Lost,
-            Err(_elapsed) => Ended::TimedOut,
+    /// Waits for the flight to end, at most `patience`; `ahead` hears what comes before that.
+    pub async fn landed(mut self, patience: Duration, ahead: impl FnMut(I)) -> Ended<T> {
+        let ended = tokio::time::timeout(patience, self.follow(ahead)).await;
+        ended.unwrap_or(Ended::TimedOut)
+    }
+
+    async fn follow(&mut self, mut ahead: impl FnMut(I)) -> Ended<T> {
+        let mut heard = 0;
+        loop {
+            let news = |progress: &Progress<T, I>| {
+                progress.ended.is_some() || progress.ahead.len() > heard
+            };
+            let Ok(progress) = self.progress.wait_for(news).await else { return Ended::Lost };
+            let fresh: Vec<I> = progress.ahead.iter().skip(heard).cloned().collect();
+            let ended = progress.ended.clone();
+            drop(progress);
+            heard += fresh.len();
+            fresh.into_iter().for_each(&mut ahead);
+            if let Some(ended) = ended {
+                return ended;
+            }
         }
     }
 }
@@ -124,34 +186,56 @@ pub enum Ended<T> {
     TimedOut,
 }
 
+/// The flights that can be joined, by their keys.
 #[derive(Debug)]
-struct Flight<T> {
+struct Table<T, I>(Mutex<HashMap<CacheKey, Arc<Flight<T, I>>>>);
+
+#[derive(Debug)]
+struct Flight<T, I> {
     stamp: Stamp,
-    result: watch::Sender<Option<Ended<T>>>,
+    progress: Arc<watch::Sender<Progress<T, I>>>,
+}
+
+/// How far a flight has come.
+#[derive(Debug)]
+struct Progress<T, I> {
+    ahead: Vec<I>,
+    ended: Option<Ended<T>>,
+}
+
+impl<T, I> Default for Progress<T, I> {
+    fn default() -> Self {
+        Self { ahead: Vec::new(), ended: None }
+    }
 }
 
 /// Ends a flight however its task ends: removed first, published after.
-struct Landing<T> {
-    table: Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>,
-    key: CacheKey,
-    flight: Arc<Flight<T>>,
+struct Landing<T, I> {
+    /// Where it can be joined, if it can.
+    table: Option<(Arc<Table<T, I>>, CacheKey)>,
+    flight: Arc<Flight<T, I>>,
     landed: Option<T>,
 }
 
-impl<T> Drop for Landing<T> {
+impl<T, I> Drop for Landing<T, I> {
     fn drop(&mut self) {
-        let mut table = self.table.lock();
-        // A successor of a newer generation may have taken the place.
-        let removed = match table.get(&self.key) {
-            Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(&self.key),
-            _ => None,
-        };
-        drop(table);
-        drop(removed);
+        if let Some((table, key)) = &self.table {
+            let mut table = table.0.lock();
+            // A successor of a newer generation may have taken the place.
+            let removed = match table.get(key) {
+                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(key),
+                _ => None,
+            };
+            drop(table);
+            drop(removed);
+        }
         let ended = self.landed.take().map_or(Ended::Lost, Ended::Landed);
-        self.flight.result.send_replace(Some(ended));
+        self.flight.progress.send_modify(|progress| progress.ended = Some(ended));
     }
 }
+
+/// Most that a flight publishes ahead of its result: an upstream that goes on and on fills no memory.
+const MOST_AHEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -160,26 +244,30 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::cache::generation::{Generations, Scope, Strength};
+    use crate::cache::generation::{Generations, Strength};
     use crate::cache::stored::Owner;
+
+    fn flights() -> Flights<u32, u8> {
+        Flights::new(Shutdown::new())
+    }
 
     fn key() -> CacheKey {
         CacheKey::new(Owner::Open, 0, "/x")
     }
 
-    async fn landed(ticket: Ticket<u32>) -> Ended<u32> {
-        ticket.landed(Duration::from_mins(1)).await
+    async fn landed(ticket: Ticket<u32, u8>) -> Ended<u32> {
+        ticket.landed(Duration::from_mins(1), |_| {}).await
     }
 
     #[tokio::test]
     async fn a_hundred_joiners_cost_one_fetch() {
-        let flights = Flights::new(Shutdown::new());
+        let flights = flights();
         let fetches = Arc::new(AtomicUsize::new(0));
         let (open, gate) = oneshot::channel::<()>();
         let mut gate = Some(gate);
         let mut tickets = Vec::new();
         for _ in 0..100 {
-            tickets.push(flights.join(key(), || {
+            tickets.push(flights.join(key(), |_| {
                 let (fetches, gate) = (Arc::clone(&fetches), gate.take().unwrap());
                 (Stamp::default(), async move {
                     fetches.fetch_add(1, Ordering::SeqCst);
@@ -198,10 +286,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_goes_on_when_its_leader_leaves() {
-        let flights = Flights::new(Shutdown::new());
+        let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), || (Stamp::default(), async { gate.await.unwrap() }));
-        let joiner = flights.join(key(), || -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let joiner =
+            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         assert_eq!((leader.role(), joiner.role()), (Role::Leader, Role::Joiner));
         drop(leader);
         open.send(7).unwrap();
@@ -210,28 +299,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_answers_every_joiner_and_frees_the_key() {
-        let flights = Flights::new(Shutdown::new());
-        let work = || (Stamp::default(), async { panic!("on purpose") });
+        let flights = flights();
+        let work = |_| (Stamp::default(), async { panic!("on purpose") });
         let leader = flights.join(key(), work);
         let joiner = flights.join(key(), work);
         assert_eq!(landed(leader).await, Ended::Lost);
         assert_eq!(landed(joiner).await, Ended::Lost);
-        let next = flights.join(key(), || (Stamp::default(), async { 1 }));
+        let next = flights.join(key(), |_| (Stamp::default(), async { 1 }));
         assert_eq!(landed(next).await, Ended::Landed(1));
     }
 
     #[tokio::test]
     async fn a_bumped_flight_is_joined_by_nobody_and_its_successor_stays() {
-        let flights = Flights::new(Shutdown::new());
+        let flights = flights();
         let generations = Generations::default();
         let scope = Scope::Unit(0, "u".to_owned());
         let (open_old, old) = oneshot::channel::<u32>();
         let (open_new, new) = oneshot::channel::<u32>();
         let before = flights
-            .join(key(), || (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
+            .join(key(), |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
         generations.bump(&scope, Strength::Soft);
         let after = flights
-            .join(key(), || (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
+            .join(key(), |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
         assert_eq!(after.role(), Role::Leader);
         open_old.send(1).unwrap();
         assert_eq!(landed(before).await, Ended::Landed(1));
@@ -245,12 +334,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_joiner_that_gives_up_leaves_the_flight_alone() {
-        let flights = Flights::new(Shutdown::new());
+        let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), || (Stamp::default(), async { gate.await.unwrap() }));
-        let hasty = flights.join(key(), || -> (Stamp, std::future::Ready<u32>) { unreachable!() });
-        assert_eq!(hasty.landed(Duration::ZERO).await, Ended::TimedOut);
+        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let hasty = flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        assert_eq!(hasty.landed(Duration::ZERO, |_| {}).await, Ended::TimedOut);
         open.send(3).unwrap();
         assert_eq!(landed(leader).await, Ended::Landed(3));
+    }
+
+    #[tokio::test]
+    async fn what_comes_ahead_reaches_who_joined_before_and_after_in_order_and_is_bounded() {
+        let flights = flights();
+        let (open, gate) = oneshot::channel::<u32>();
+        let mut publisher = None;
+        let leader = flights.join(key(), |given| {
+            publisher = Some(given);
+            (Stamp::default(), async { gate.await.unwrap() })
+        });
+        let publisher = publisher.unwrap();
+        publisher.publish(1);
+        let joiner =
+            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        (2..100).for_each(|ahead| publisher.publish(ahead));
+        open.send(7).unwrap();
+        for ticket in [leader, joiner] {
+            let mut heard = Vec::new();
+            let ended = ticket.landed(Duration::from_mins(1), |ahead| heard.push(ahead)).await;
+            assert_eq!(ended, Ended::Landed(7));
+            assert_eq!(heard, (1..=16).collect::<Vec<u8>>());
+        }
     }
 }

@@ -29,6 +29,21 @@ pub enum Scope {
     /// Every caller's answers for one canonical target, whatever route it was asked by; by its hash
     /// ([`Generations::hash`]), so that long targets cost nothing. Two that collide cost a request.
     Target(u64),
+    /// [`Scope::Unit`] in whatever family. Nothing is stamped with it: it takes a scan.
+    UnitAnywhere(String),
+    /// Everything. Nothing is stamped with it: it takes a scan.
+    All,
+}
+
+impl Scope {
+    /// Whether a bump of this one is about what is stamped with `other`.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::UnitAnywhere(unit), Self::Unit(_, other)) => unit == other,
+            _ => self == other,
+        }
+    }
 }
 
 /// How a bump treats what was made before it.
@@ -69,16 +84,45 @@ impl Generations {
 
     /// Voids or stales what was made under `scope` before now; says whether anything was there.
     pub fn bump(&self, scope: &Scope, strength: Strength) -> bool {
-        // The lock is released before the record is: dropping the last reference takes it again.
-        let record = self.0.shard(scope).lock().get(scope).and_then(Weak::upgrade);
-        record.is_some_and(|record| {
-            let step = match strength {
-                Strength::Hard => HARD_STEP,
-                Strength::Soft => SOFT_STEP,
-            };
+        let records = match scope {
+            Scope::All | Scope::UnitAnywhere(_) => self.records(|live| scope.covers(live)),
+            // The lock is released before the record is: dropping the last reference takes it again.
+            exact => {
+                let record = self.0.shard(exact).lock().get(exact).and_then(Weak::upgrade);
+                record.into_iter().collect()
+            }
+        };
+        let step = match strength {
+            Strength::Hard => HARD_STEP,
+            Strength::Soft => SOFT_STEP,
+        };
+        for record in &records {
             record.state.fetch_add(step, Ordering::AcqRel);
-            true
-        })
+        }
+        !records.is_empty()
+    }
+
+    /// The callers of whom something is stored or under way and whose digest begins so, in hexadecimal.
+    pub fn callers(&self, digits: &str) -> Vec<CallerId> {
+        let like = |live: &Scope| matches!(live, Scope::Caller(id) if id.hex().starts_with(digits));
+        let records = self.records(like);
+        let ids = records.iter().filter_map(|record| match record.scope {
+            Scope::Caller(id) => Some(id),
+            _ => None,
+        });
+        ids.collect()
+    }
+
+    /// The live records of some scopes: a scan, a shard at a time.
+    fn records(&self, of: impl Fn(&Scope) -> bool) -> Vec<Arc<Record>> {
+        let shards = self.0.shards.iter();
+        shards
+            .flat_map(|shard| {
+                let shard = shard.lock();
+                let live = shard.iter().filter(|(scope, _)| of(scope));
+                live.filter_map(|(_, record)| record.upgrade()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// A hash of this process's own.
@@ -138,6 +182,11 @@ impl Stamp {
             }
         }
         verdict
+    }
+
+    /// Whether a bump of `scope` is about it.
+    pub fn is_of(&self, scope: &Scope) -> bool {
+        self.0.iter().any(|mark| scope.covers(&mark.record.scope))
     }
 
     /// Memory it takes, in bytes, its records counted as if they were its own.
@@ -228,5 +277,31 @@ mod tests {
         }
         assert_eq!(generations.len(), 1);
         assert_eq!(kept.verdict(), Verdict::Current);
+    }
+
+    #[test]
+    fn a_bump_of_a_unit_anywhere_or_of_all_reaches_every_family() {
+        let generations = Generations::default();
+        let of = |family, id: &str| generations.stamp([Scope::Unit(family, id.to_owned())]);
+        let stamps = [of(0, "a"), of(1, "a"), of(0, "b")];
+        assert!(generations.bump(&Scope::UnitAnywhere("a".to_owned()), Strength::Soft));
+        let verdicts = || stamps.each_ref().map(Stamp::verdict);
+        assert_eq!(verdicts(), [Verdict::Stale, Verdict::Stale, Verdict::Current]);
+        assert!(generations.bump(&Scope::All, Strength::Hard));
+        assert_eq!(verdicts(), [Verdict::Void; 3]);
+        assert_eq!(of(0, "b").verdict(), Verdict::Current);
+        assert!(stamps.iter().all(|stamp| stamp.is_of(&Scope::All)));
+    }
+
+    #[test]
+    fn live_callers_are_found_by_the_first_digits_of_their_digest() {
+        let generations = Generations::default();
+        let id = |last| {
+            CallerId::from_bytes(std::array::from_fn(|at| if at == 31 { last } else { 0xab }))
+        };
+        let _stamp = generations.stamp([Scope::Caller(id(1)), Scope::Caller(id(2)), unit("a")]);
+        assert_eq!(generations.callers("abababababab").len(), 2);
+        assert_eq!(generations.callers(&id(2).hex()), [id(2)]);
+        assert!(generations.callers("abc").is_empty());
     }
 }

@@ -26,6 +26,7 @@ use stored::{CacheKey, KeyRef, Owner, Stored};
 pub mod flight;
 pub mod generation;
 pub mod policy;
+pub mod purge;
 pub mod stored;
 
 /// The store of answers.
@@ -236,11 +237,16 @@ pub enum Source {
     Unauthorized,
     /// The upstream's 403, 404 or 410 to a token for one target.
     Gone,
+    /// A HEAD that told of other content than is stored (RFC 9111 §4.3.5).
+    Head,
+    /// An operator.
+    Purge,
 }
 
 impl Source {
     /// All, in the order of their labels.
-    pub const ALL: [Self; 3] = [Self::Write, Self::Unauthorized, Self::Gone];
+    pub const ALL: [Self; 5] =
+        [Self::Write, Self::Unauthorized, Self::Gone, Self::Head, Self::Purge];
 
     /// The stable label.
     pub const fn as_str(self) -> &'static str {
@@ -248,6 +254,8 @@ impl Source {
             Self::Write => "write",
             Self::Unauthorized => "unauthorized",
             Self::Gone => "gone",
+            Self::Head => "head",
+            Self::Purge => "purge",
         }
     }
 }

@@ -54,8 +54,7 @@ impl Checked<'_> {
                 let keys = [self.key("name"), key_of(at, "name")];
                 walk.clash(&keys, Fault::new(problem, "give each route a name of its own"));
             }
-            let shared = self.route.methods.iter().find(|method| other.methods.contains(method));
-            let Some(method) = shared else { continue };
+            let Some(method) = self.route.methods.shared(&other.methods) else { continue };
             if syntax::shape(&other.path) == syntax::shape(&self.route.path) {
                 let problem = format!("route {:?} takes {method} of the same path", other.name);
                 let keys = [
@@ -156,7 +155,7 @@ impl Checked<'_> {
             return;
         };
         let key = self.key("invalidates");
-        if self.route.methods.iter().all(Method::is_safe) {
+        if !self.route.methods.write() {
             let fault = Fault::new(
                 "has no effect without a method that writes",
                 "add one to methods, or leave it out",

@@ -66,7 +66,7 @@ fn departures(config: &Config, told: &mut Vec<String>) {
                 "route {name}: NOT masked, opted out by name (secrets = \"verbatim\")"
             ));
         }
-        if !route.refuse_masked_write && !route.methods.iter().all(http::Method::is_safe) {
+        if !route.refuse_masked_write && route.methods.write() {
             told.push(format!("route {name}: a write may overwrite a real key with our mask (refuse_masked_write = false)"));
         }
         if let Some(policy) = &route.cache {
@@ -117,7 +117,7 @@ fn limits(config: &Config, told: &mut Vec<String>) {
 fn exposure(config: &Config, told: &mut Vec<String>) {
     match config.admin.address {
         None => told.push("the operators' port is off: no metrics, no health, no readiness".to_owned()),
-        Some(address) if !address.ip().is_loopback() => told.push(format!("the operators' port {address} can be reached from other machines, and asks nobody who they are")),
+        Some(address) if !address.ip().is_loopback() => told.push(format!("the operators' port {address} can be reached from other machines, and asks nobody who they are; {}", if config.admin.token_file.is_some() { "changes need the token of admin.token_file" } else { "it changes nothing (admin.token_file is not set)" })),
         Some(_) => {}
     }
     for (name, upstream) in &config.upstreams {

@@ -53,7 +53,11 @@ impl Default for Listen {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))) }
+        Self {
+            address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
+            token_file: None,
+            hosts: Vec::new(),
+        }
     }
 }
 
@@ -77,7 +81,7 @@ impl Default for CachePolicy {
             request_directives: false,
             heuristic: false,
             targeted: Vec::new(),
-            store_set_cookie: false,
+            store_set_cookie: true,
         }
     }
 }
@@ -160,12 +164,12 @@ pub(super) fn routes(policy: &CachePolicy) -> Vec<Route> {
         },
         Route::new("integration", ONE, "converflow"),
         Route {
-            methods: vec![Method::POST],
+            methods: [Method::POST].into(),
             invalidates: Some(invalidates.clone()),
             ..Route::new("integration-create", ALL, "converflow")
         },
         Route {
-            methods: vec![Method::PUT],
+            methods: [Method::PUT].into(),
             invalidates: Some(invalidates),
             ..Route::new("integration-update", ONE, "chat")
         },

@@ -1,8 +1,8 @@
-//! The files behind a configuration: the text itself, the callers' key, extra CA certificates.
+//! The files behind a configuration: the text itself, the callers' key, the operators' token, extra CA certificates.
 //!
 //! *Invariants*
 //! 1. At most 1 MiB of any file is read, so that a device or a log named by mistake ends at once.
-//! 2. Neither the content of a key file nor its path is quoted: the path may be the key, pasted there.
+//! 2. Neither the content of a secret's file nor its path is quoted: the path may be the key, pasted there.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::fault::Fault;
 use super::walk::Walk;
-use super::{Caller, Config};
+use super::{Admin, Caller, Config};
 
 impl Caller {
     /// The key of the callers' digests, trimmed of white space; `None` = make up a random one.
@@ -19,15 +19,17 @@ impl Caller {
     /// # Errors
     /// The file can't be read, or holds fewer than 32 bytes.
     pub fn key(&self) -> io::Result<Option<Vec<u8>>> {
-        let Some(path) = &self.key_file else {
-            return Ok(None);
-        };
-        let key = bytes(path)?.trim_ascii().to_vec();
-        if key.len() < KEY_LEAST {
-            let told = format!("{} bytes are fewer than {KEY_LEAST}", key.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, told));
-        }
-        Ok(Some(key))
+        self.key_file.as_deref().map(|path| secret(path, KEY_LEAST)).transpose()
+    }
+}
+
+impl Admin {
+    /// The token that changes need, trimmed of white space; `None` = nothing can be changed.
+    ///
+    /// # Errors
+    /// The file can't be read, or holds fewer than 16 bytes.
+    pub fn token(&self) -> io::Result<Option<Vec<u8>>> {
+        self.token_file.as_deref().map(|path| secret(path, TOKEN_LEAST)).transpose()
     }
 }
 
@@ -46,16 +48,22 @@ pub(super) fn text(path: &Path) -> Result<String, Fault> {
 
 /// Checks the files that a configuration names.
 pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
-    key_file(config, walk);
+    let (caller, admin) = (&config.caller, &config.admin);
+    secret_file("caller.key_file", caller.key_file.as_deref(), caller.key(), walk);
+    secret_file("admin.token_file", admin.token_file.as_deref(), admin.token(), walk);
     ca_file(config, walk);
 }
 
-fn key_file(config: &Config, walk: &mut Walk<'_>) {
-    let keys = ["caller.key_file"];
-    let Some(path) = &config.caller.key_file else {
-        return;
-    };
-    if let Err(error) = config.caller.key() {
+/// Checks a file with a secret that was read.
+fn secret_file(
+    key: &str,
+    path: Option<&Path>,
+    read: io::Result<Option<Vec<u8>>>,
+    walk: &mut Walk<'_>,
+) {
+    let keys = [key];
+    let Some(path) = path else { return };
+    if let Err(error) = read {
         let remedy = "make one with: head -c 32 /dev/urandom | base64 > FILE";
         return walk.clash(&keys, Fault::new(format!("the file can't be used: {error}"), remedy));
     }
@@ -82,6 +90,16 @@ fn ca_file(config: &Config, walk: &mut Walk<'_>) {
     walk.clash(&keys, Fault::new(problem, remedy));
 }
 
+/// The secret in a file, of at least so many bytes.
+fn secret(path: &Path, least: usize) -> io::Result<Vec<u8>> {
+    let secret = bytes(path)?.trim_ascii().to_vec();
+    if secret.len() < least {
+        let told = format!("{} bytes are fewer than {least}", secret.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, told));
+    }
+    Ok(secret)
+}
+
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -96,4 +114,5 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 const KEY_LEAST: usize = 32;
+const TOKEN_LEAST: usize = 16;
 const MOST: u64 = 1 << 20;

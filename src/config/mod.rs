@@ -19,6 +19,7 @@ mod default;
 mod env;
 mod fault;
 mod files;
+mod methods;
 mod names;
 mod nearest;
 mod parse;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 
 pub use fault::{ConfigError, ConfigErrors, Warning};
+pub use methods::{Methods, USUAL};
 pub use route::{CallerMode, ForwardMode, Invalidates, Route, SecretsMode};
 
 /// Everything the operator can decide.
@@ -123,8 +125,12 @@ pub struct Listen {
 /// `[admin]`: the operators' port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Address of `/metrics`, `/healthz` and `/readyz`; `None` = switched off.
+    /// Address of `/metrics`, `/healthz`, `/readyz` and `/purge`; `None` = switched off.
     pub address: Option<SocketAddr>,
+    /// A file with the token that changes need, at least 16 bytes; `None` = nothing can be changed.
+    pub token_file: Option<PathBuf>,
+    /// Names by which changes may be asked for, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[caller]`: how callers are told apart.

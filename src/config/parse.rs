@@ -84,6 +84,8 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
 fn admin(mut section: Section<'_, '_>) -> Admin {
     let mut admin = Admin::default();
     section.read("address", &mut admin.address, syntax::address_or_off);
+    section.read("token_file", &mut admin.token_file, syntax::path);
+    section.read("hosts", &mut admin.hosts, value::list(syntax::host));
     section.close();
     admin
 }
@@ -228,7 +230,7 @@ fn route(mut section: Section<'_, '_>, policy: &CachePolicy) -> Route {
         &path.unwrap_or_default(),
         &upstream.unwrap_or_default(),
     );
-    section.read("methods", &mut route.methods, value::filled(value::list(syntax::method)));
+    section.read("methods", &mut route.methods, syntax::methods);
     section.read("caller", &mut route.caller, value::choice);
     section.read("forward", &mut route.forward, value::choice);
     section.read("query", &mut route.query, syntax::query);

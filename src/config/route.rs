@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{CachePolicy, Rate};
+use super::{CachePolicy, Methods, Rate};
 
 /// `[[routes]]`: one line of the route table.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +12,7 @@ pub struct Route {
     /// Template: literal segments, `{parameter}` for one segment, `{*rest}` last for any number.
     pub path: String,
     /// Methods served; others are 405.
-    pub methods: Vec<Method>,
+    pub methods: Methods,
     /// Name in `[upstreams]`.
     pub upstream: String,
     /// Who is asked for a token.
@@ -42,7 +42,7 @@ impl Route {
         Self {
             name: name.to_owned(),
             path: path.to_owned(),
-            methods: vec![Method::GET, Method::HEAD],
+            methods: [Method::GET, Method::HEAD].into(),
             upstream: upstream.to_owned(),
             caller: CallerMode::Token,
             forward: ForwardMode::Key,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::names::Named;
 use super::value::{quote, show_duration, show_percent, show_size};
-use super::{AccessLog, CachePolicy, Config, Lane, Rate, Route};
+use super::{AccessLog, CachePolicy, Config, Lane, Methods, Rate, Route};
 
 impl Config {
     /// The effective configuration as TOML, each key with its value; parses back to `self`.
@@ -53,6 +53,9 @@ fn front(page: &mut Page, config: &Config) {
     let admin =
         config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     page.text("address", &admin);
+    let token_file = config.admin.token_file.as_deref().unwrap_or_else(|| "".as_ref());
+    page.text("token_file", &token_file.to_string_lossy());
+    page.list("hosts", config.admin.hosts.iter());
     page.section("caller");
     let key_file = config.caller.key_file.as_deref().unwrap_or_else(|| "".as_ref());
     page.text("key_file", &key_file.to_string_lossy());
@@ -132,7 +135,10 @@ fn route(page: &mut Page, route: &Route, base: &CachePolicy) {
     page.section("[routes]");
     page.text("name", &route.name);
     page.text("path", &route.path);
-    page.list("methods", route.methods.iter());
+    match &route.methods {
+        Methods::Any => page.text("methods", "any"),
+        Methods::Listed(listed) => page.list("methods", listed.iter()),
+    }
     page.text("upstream", &route.upstream);
     page.text("caller", route.caller.name());
     page.text("forward", route.forward.name());

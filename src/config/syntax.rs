@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use http::{HeaderName, Method, Uri};
 
-use super::AccessLog;
 use super::fault::Fault;
 use super::value::{self, Value};
+use super::{AccessLog, Methods};
 
 /// An address with its port.
 pub(super) fn address(value: Value<'_>) -> Result<SocketAddr, Fault> {
@@ -31,6 +31,17 @@ pub(super) fn address_or_off(value: Value<'_>) -> Result<Option<SocketAddr>, Fau
             Fault::new(fault.problem, format!("{}; or write \"off\"", fault.remedy))
         }),
     }
+}
+
+/// The name of a machine, without a port.
+pub(super) fn host(value: Value<'_>) -> Result<String, Fault> {
+    let wanted = "a host name in quotes and without a port, such as \"gate.internal\"";
+    let text = value.text(wanted)?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(fits) {
+        return Err(Fault::new(format!("{text:?} is no host name"), format!("write {wanted}")));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 /// The path of a file; `""` = none.
@@ -117,7 +128,7 @@ pub(super) fn secret_name(value: Value<'_>) -> Result<String, Fault> {
 }
 
 /// A method that can be served.
-pub(super) fn method(value: Value<'_>) -> Result<Method, Fault> {
+fn method(value: Value<'_>) -> Result<Method, Fault> {
     let wanted = "a method in capitals and quotes, such as \"GET\"";
     let text = value.text(wanted)?;
     if text == "CONNECT" || text == "TRACE" {
@@ -129,6 +140,14 @@ pub(super) fn method(value: Value<'_>) -> Result<Method, Fault> {
     let method = method.filter(|_| !text.bytes().any(|byte| byte.is_ascii_lowercase()));
     method
         .ok_or_else(|| Fault::new(format!("{text:?} is no such method"), format!("write {wanted}")))
+}
+
+/// The methods of a route, or `"any"`.
+pub(super) fn methods(value: Value<'_>) -> Result<Methods, Fault> {
+    match value.as_text() {
+        Some("any") => Ok(Methods::Any),
+        _ => value::filled(value::list(method))(value).map(Methods::Listed),
+    }
 }
 
 /// The name of a response field.

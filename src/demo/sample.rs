@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::listener::Handler;
+use crate::listener::{Ahead, Handler};
 
 /// The upstream of a demo; clones share it.
 #[derive(Clone, Debug)]
@@ -194,7 +194,12 @@ impl Sample {
 impl Handler for Sample {
     type Body = Full<Bytes>;
 
-    async fn call(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Self::Body> {
+    async fn call(
+        &self,
+        request: Request<Incoming>,
+        _peer: SocketAddr,
+        _ahead: &Ahead,
+    ) -> Response<Self::Body> {
         self.answer(request).await
     }
 }

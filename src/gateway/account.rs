@@ -1,17 +1,20 @@
 //! [`Account`]: what is gathered of a request on its way, for its record and for the fields of its reply.
 
-use super::fetch::TripFacts;
+use super::landing::TripFacts;
 use super::reply::Reply;
 use crate::cache::policy::Forward;
 use crate::cache::stored::Owner;
 use crate::caller::CallerId;
 use crate::limit::Quota;
+use crate::listener::Ahead;
 use crate::route::Match;
 use crate::telemetry::Exchange;
 
 /// What is gathered of a request on its way: for the record, and for the fields of its reply.
 pub(super) struct Account<'a> {
     pub(super) exchange: Exchange<'a>,
+    /// Where interim responses go.
+    pub(super) ahead: &'a Ahead,
     pub(super) route: Option<usize>,
     /// Whose answer may go out.
     pub(super) owner: Owner,
@@ -24,8 +27,16 @@ pub(super) struct Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    pub(super) fn new(exchange: Exchange<'a>) -> Self {
-        Self { exchange, route: None, owner: Owner::Open, quota: None, forward: None, trip: None }
+    pub(super) fn new(exchange: Exchange<'a>, ahead: &'a Ahead) -> Self {
+        Self {
+            exchange,
+            ahead,
+            route: None,
+            owner: Owner::Open,
+            quota: None,
+            forward: None,
+            trip: None,
+        }
     }
 
     /// The request found its route.

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, VARY};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, VARY,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Gateway;
 use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
 use crate::cache::policy::{self, Times, Validators};
-use crate::cache::stored::Stored;
+use crate::cache::stored::{Owner, Stored};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked};
@@ -70,6 +72,10 @@ impl Gateway {
         let times = times(&answer);
         let Answer { status, fields, body, broken, trip } = answer;
         let mut shown = self.shown(route, status, &fields);
+        if asking.method == Method::HEAD && !route.masks() {
+            // RFC 9110 §9.3.2: what a GET would have; of masked bytes nobody knows it.
+            only_length(&fields).map(|length| shown.insert(CONTENT_LENGTH, length));
+        }
         let proven = match broken {
             Some(error) => Err(Error::Upstream(Arc::new(error))),
             None => self.prove(route, asking, status, &fields, body),
@@ -147,6 +153,27 @@ impl Gateway {
         }
     }
 
+    /// An answer of our own to an OPTIONS that goes no further: `204`, and what may be asked.
+    pub(super) fn options(&self, owner: Owner, allow: &str) -> Arc<Stored> {
+        let now = self.0.clock.now();
+        let mut shown = HeaderMap::with_capacity(2);
+        shown.insert(DATE, date(now.wall));
+        if let Ok(allow) = HeaderValue::from_str(allow) {
+            shown.insert(ALLOW, allow);
+        }
+        let composed = Composed {
+            status: StatusCode::NO_CONTENT,
+            facts: Facts::default(),
+            shown,
+            ruling: HeaderMap::new(),
+            body: self.0.masker.empty(),
+            validators: Validators::default(),
+            times: Times { requested_at: now.wall, received_at: now.wall, delay: Duration::ZERO },
+            received: now,
+        };
+        composed.unkept(owner)
+    }
+
     /// The fields of an answer that may pass, their values masked.
     fn shown(&self, route: &Route, status: StatusCode, upstream: &HeaderMap) -> HeaderMap {
         let mut shown = if route.wants_token() {
@@ -154,6 +181,10 @@ impl Gateway {
         } else {
             fields::answer_all(upstream)
         };
+        // RFC 9213 §2.2: meant for us alone, so nobody after us may act on it.
+        if self.plan_at(route.index).rules.targets.contains(&OWN_TARGET) {
+            shown.remove(&OWN_TARGET);
+        }
         if route.masks() {
             for stale in BODY_BOUND {
                 shown.remove(stale);
@@ -245,6 +276,12 @@ fn etag_over(body: &Masked) -> HeaderValue {
         .unwrap_or_else(|_impossible| HeaderValue::from_static("\"\""))
 }
 
+/// A length that is said once.
+fn only_length(fields: &HeaderMap) -> Option<HeaderValue> {
+    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
+    lengths.next().filter(|_| lengths.next().is_none()).cloned()
+}
+
 fn times(answer: &Answer) -> Times {
     let (asked, head) = (&answer.trip.requested_at, &answer.trip.head_at);
     Times {
@@ -269,6 +306,9 @@ const BODY_BOUND: [HeaderName; 6] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
 ];
+
+/// The targeted field (RFC 9213) that is ours alone.
+pub(super) const OWN_TARGET: HeaderName = HeaderName::from_static("unitgate-cache-control");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const UNPROVEN: &str =

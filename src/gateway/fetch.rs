@@ -15,68 +15,22 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::compose::Asking;
+use super::interim::Interim;
 use super::keep::{Judged, disowned};
+use super::landing::{Credentials, Failed, Landed, Landing, Origin, TripFacts, Validated};
 use super::plan::Plan;
 use super::reply::Reply;
 use super::{Asked, Gateway};
-use crate::cache::flight::{Ended, Role, Ticket};
+use crate::cache::flight::{Publisher, Role, Ticket};
 use crate::cache::generation::{Scope, Stamp, Strength};
-use crate::cache::policy::{self, Forward, NotStored, Validators};
-use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
+use crate::cache::policy::{self, Forward, Validators};
+use crate::cache::stored::{CacheKey, KeyRef, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
 use crate::limit::{LanePermit, Limiter};
 use crate::telemetry::Cause;
-use crate::upstream::{Answer, Ask, Kind, Sent, Trip};
-
-/// What a flight brings to all who wait for it.
-pub(super) type Landing = Result<Arc<Landed>, Arc<Failed>>;
-
-/// An answer that landed.
-#[derive(Clone, Debug)]
-pub(super) struct Landed {
-    /// The answer, presentable, for who asked.
-    pub(super) stored: Arc<Stored>,
-    /// The same for all others.
-    pub(super) shared: Arc<Stored>,
-    /// How it came to be here.
-    pub(super) origin: Origin,
-    /// Whether it was kept, or why not.
-    pub(super) kept: Result<(), NotStored>,
-    /// What the upstream exchange took, if there was one.
-    pub(super) trip: Option<TripFacts>,
-}
-
-/// How an answer came to be here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The flight's leader found it in the store: another flight had just landed.
-    Store,
-    /// The upstream confirmed a stale one with a 304.
-    Renewed,
-    /// The upstream sent it.
-    Upstream(StatusCode),
-}
-
-/// What an upstream exchange took.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TripFacts {
-    pub(super) cause: Cause,
-    pub(super) tries: u8,
-    pub(super) duration: Duration,
-}
-
-/// How long an exchange took, tries included.
-pub(super) fn took(trip: &Trip) -> Duration {
-    trip.done_at.mono.saturating_sub(trip.started_at.mono)
-}
-
-impl TripFacts {
-    pub(super) fn of(cause: Cause, trip: &Trip) -> Self {
-        Self { cause, tries: trip.tries, duration: took(trip) }
-    }
-}
+use crate::upstream::{Answer, Ask, Kind, OnInterim, Sent};
 
 /// Everything a flight needs, detached from the request that began it.
 pub(super) struct Job {
@@ -94,23 +48,8 @@ pub(super) struct Job {
     pub(super) prior: Option<Arc<Stored>>,
     pub(super) cause: Cause,
     pub(super) peer: IpAddr,
-}
-
-/// A flight that brought no answer.
-#[derive(Clone, Debug)]
-pub(super) struct Failed {
-    pub(super) error: Error,
-    /// What the upstream exchange took, if there was one.
-    pub(super) trip: Option<TripFacts>,
-    /// Whether the upstream may have acted on the request.
-    pub(super) sent: Sent,
-}
-
-impl From<Error> for Failed {
-    /// Refused here: the upstream was not asked.
-    fn from(error: Error) -> Self {
-        Self { error, trip: None, sent: Sent::Nothing }
-    }
+    /// Who hears of interim responses, once it is under way.
+    pub(super) interim: Option<OnInterim>,
 }
 
 impl Gateway {
@@ -125,15 +64,19 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
         let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Miss };
+        if asked.goes_as_head() {
+            return self.head(asked, key, prior, why).await;
+        }
         let ticket = self.join(self.job(&asked, key, caller, prior.clone(), cause));
         let role = ticket.role();
-        let mut landing = self.landed(ticket).await;
+        let mut landing = self.landed(ticket, &asked).await;
         if role == Role::Joiner && landing.as_ref().is_ok_and(|landed| !landed.suits(&asked)) {
             // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
             // answer for itself alone: fetched again without company.
             let job = self.job(&asked, key, caller, prior, cause);
             let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
-            landing = job.run(stamp).await;
+            let ticket = self.0.flights.alone(|publisher| job.run(stamp, publisher));
+            landing = self.landed(ticket, &asked).await;
         }
         match landing {
             Ok(landed) => Ok(Reply::landed(&landed, role, why)),
@@ -145,20 +88,12 @@ impl Gateway {
     }
 
     /// Joins the flight of a job's key, or makes the job its flight.
-    pub(super) fn join(&self, job: Job) -> Ticket<Landing> {
+    pub(super) fn join(&self, job: Job) -> Ticket<Landing, Arc<Interim>> {
         let key = job.key.clone();
-        self.0.flights.join(key, || {
+        self.0.flights.join(key, |publisher| {
             let stamp = self.0.cache.stamp(&job.key.as_ref(), job.family, job.unit.as_deref());
-            (stamp.clone(), job.run(stamp))
+            (stamp.clone(), job.run(stamp, publisher))
         })
-    }
-
-    async fn landed(&self, ticket: Ticket<Landing>) -> Landing {
-        match ticket.landed(self.0.patience).await {
-            Ended::Landed(landing) => landing,
-            Ended::Lost => Err(Arc::new(Error::Lost.into())),
-            Ended::TimedOut => Err(Arc::new(Error::TimedOut.into())),
-        }
     }
 
     /// What a flight for this request needs, the token among it: it dies with the flight.
@@ -191,6 +126,7 @@ impl Gateway {
             prior,
             cause,
             peer: asked.inbound.peer,
+            interim: None,
         }
     }
 
@@ -274,7 +210,12 @@ impl Gateway {
 
 impl Job {
     /// The flight's work.
-    pub(super) async fn run(self, stamp: Stamp) -> Landing {
+    pub(super) async fn run(
+        mut self,
+        stamp: Stamp,
+        publisher: Publisher<Landing, Arc<Interim>>,
+    ) -> Landing {
+        self.interim = Some(self.gateway.on_interim(self.route, publisher));
         let landed = self.fetch(stamp).await;
         landed.map(Arc::new).map_err(Arc::new)
     }
@@ -282,20 +223,16 @@ impl Job {
     async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {
         if let Some(stored) = self.found() {
             let shared = Arc::clone(&stored);
-            let origin = Origin::Store;
-            return Ok(Landed { stored, shared, origin, kept: Ok(()), trip: None });
+            let (origin, kept) = (Origin::Store, Ok(()));
+            let credentials = Credentials::default();
+            return Ok(Landed { stored, shared, origin, kept, credentials, trip: None });
         }
-        let mut answer = self.ask(self.prior.as_deref(), self.cause).await?;
-        if answer.status == StatusCode::NOT_MODIFIED {
-            match &self.prior {
-                Some(prior) if policy::matches_304(&prior.validators, &answer.fields) => {
-                    return Ok(self.renew(prior, &answer, stamp));
-                }
-                // Not about what we have (RFC 9111 §4.3.4): asked again without conditions.
-                Some(_) => answer = self.ask(None, Cause::Miss).await?,
-                None => {}
+        let answer = match self.validated(Method::GET).await? {
+            Validated::Holds(prior, answer) => {
+                return Ok(self.renew(&prior, &answer, Origin::Renewed, stamp));
             }
-        }
+            Validated::Answer(answer) => answer,
+        };
         let trip = self.trip(&answer);
         let status = answer.status;
         let composed = self.gateway.compose(self.route, &Asking::PLAIN_GET, answer);
@@ -320,18 +257,39 @@ impl Job {
         }
     }
 
-    async fn ask(&self, prior: Option<&Stored>, cause: Cause) -> Result<Answer, Failed> {
+    /// What the upstream says to this method, asked with our validators.
+    pub(super) async fn validated(&self, method: Method) -> Result<Validated, Failed> {
+        let answer = self.ask(method.clone(), self.prior.as_deref(), self.cause).await?;
+        match &self.prior {
+            Some(prior) if answer.status == StatusCode::NOT_MODIFIED => {
+                if policy::matches_304(&prior.validators, &answer.fields) {
+                    return Ok(Validated::Holds(Arc::clone(prior), answer));
+                }
+                // Not about what we have (RFC 9111 §4.3.4): asked again without conditions.
+                self.ask(method, None, Cause::Miss).await.map(Validated::Answer)
+            }
+            _ => Ok(Validated::Answer(answer)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        prior: Option<&Stored>,
+        cause: Cause,
+    ) -> Result<Answer, Failed> {
         let mut fields = self.sent.clone();
         if let Some(prior) = prior {
             // RFC 9111 §4.3.1.
             prior.validators.condition(&mut fields);
         }
         let ask = Ask {
-            method: Method::GET,
+            method,
             target: Bytes::copy_from_slice(self.key.target().as_bytes()),
             fields,
             body: Bytes::new(),
             kind: Kind::Safe,
+            interim: self.interim.clone(),
         };
         let answer =
             self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
@@ -343,10 +301,16 @@ impl Job {
         Ok(answer)
     }
 
-    /// A stored response renewed by a 304 (RFC 9111 §4.3.4).
-    fn renew(&self, prior: &Arc<Stored>, answer: &Answer, stamp: Stamp) -> Landed {
+    /// A stored response renewed by a 304 (RFC 9111 §4.3.4), or by what HEAD said (§4.3.5).
+    pub(super) fn renew(
+        &self,
+        prior: &Stored,
+        answer: &Answer,
+        origin: Origin,
+        stamp: Stamp,
+    ) -> Landed {
         let composed = self.gateway.renewed(self.route, prior, answer);
-        self.keep(composed.judged(self, stamp), Origin::Renewed, self.trip(answer))
+        self.keep(composed.judged(self, stamp), origin, self.trip(answer))
     }
 
     /// Keeps an answer if it may be kept; else says why, and lets go of what it supersedes.
@@ -359,31 +323,23 @@ impl Job {
         let cache = &self.gateway.0.cache;
         let kept = judged.verdict.and_then(|()| cache.store(&self.key, &shared));
         let trip = Some(trip);
-        let Err(reason) = kept else { return Landed { stored, shared, origin, kept, trip } };
+        let credentials = Credentials::of(&self.selecting);
+        let Err(reason) = kept else {
+            return Landed { stored, shared, origin, kept, credentials, trip };
+        };
         self.gateway.note_not_stored(self.route, reason);
-        if stored.status.is_success() && reason != NotStored::Voided {
+        if stored.status.is_success() && !reason.is_of_the_request() {
             // What was stored is no longer the upstream's answer. (A voided flight says nothing of
-            // what its successor may have stored.)
+            // what its successor may have stored, nor one for a single asker of what is for all.)
             cache.end(&self.key);
         }
         drop(shared);
         let stored = disowned(stored);
-        Landed { shared: Arc::clone(&stored), stored, origin, kept, trip }
+        Landed { shared: Arc::clone(&stored), stored, origin, kept, credentials, trip }
     }
 
-    fn trip(&self, answer: &Answer) -> TripFacts {
+    pub(super) fn trip(&self, answer: &Answer) -> TripFacts {
         TripFacts::of(self.cause, &answer.trip)
-    }
-}
-
-impl Landed {
-    /// Whether a joiner may take it, judged as a lookup would; a failure is everybody's.
-    fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
-        match self.stored.owner {
-            Owner::Caller(_) => true,
-            Owner::Open if self.kept.is_err_and(NotStored::is_for_its_asker_alone) => false,
-            Owner::Open => self.stored.variant.matches(asked.inbound.fields()),
-        }
     }
 }
 

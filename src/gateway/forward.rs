@@ -12,20 +12,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
-use http::{HeaderMap, StatusCode};
 
-use super::compose::{Asking, Composed};
-use super::fetch::{Failed, TripFacts};
+use super::compose::Asking;
+use super::effect::Effect;
 use super::inbound::Payload;
+use super::interim::Interim;
+use super::landing::{Failed, Landed, Landing, TripFacts};
 use super::reply::Reply;
 use super::{Asked, Gateway};
-use crate::cache::generation::{Scope, Strength};
+use crate::cache::flight::Publisher;
 use crate::cache::policy::{Forward, Validators};
-use crate::cache::stored::{Owner, Stored, detached};
-use crate::cache::{Invalidation, Source, unit_scope};
+use crate::cache::stored::{Owner, detached};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
+use crate::route::allow;
 use crate::telemetry::Cause;
 use crate::upstream::fields::{self, Codings, Marks};
 use crate::upstream::{Ask, Kind, Sent};
@@ -35,6 +37,8 @@ struct Errand {
     gateway: Gateway,
     route: u16,
     target: String,
+    /// Whom the client took us for.
+    host: Option<String>,
     caller: Option<CallerId>,
     peer: IpAddr,
     ask: Ask,
@@ -51,22 +55,31 @@ impl Gateway {
         why: Forward,
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
-        let body = if asked.inbound.is_safe_read() {
-            Bytes::new()
-        } else {
-            self.guarded_body(&asked).await?
-        };
+        // What a read has of content crosses only where everything does.
+        let contentless = asked.inbound.is_safe_read() && !asked.matched.route.forwards_all();
+        let body = if contentless { Bytes::new() } else { self.guarded_body(&asked).await? };
         let errand = self.errand(&asked, caller, body);
-        // A task of its own: a client that leaves must not leave a write half done, nor an answer that
-        // revokes its token unheard.
-        let run = self.0.shutdown.spawn(errand.run()).await;
-        match run.unwrap_or_else(|_panicked| Err(Error::Lost.into())) {
-            Ok((stored, trip)) => Ok(Reply::forwarded(stored, why, trip)),
+        // Detached: a client that leaves must not leave a write half done, nor an answer that revokes its
+        // token unheard.
+        let ticket = self.0.flights.alone(|publisher| errand.run(publisher));
+        match self.landed(ticket, &asked).await {
+            Ok(landed) => Ok(Reply::forwarded(&landed, why)),
             Err(failed) => {
                 asked.account.trip = failed.trip;
-                Err(failed.error)
+                Err(failed.error.clone())
             }
         }
+    }
+
+    /// The answer to an OPTIONS that goes no further (RFC 9110 §7.6.2, §9.3.7).
+    pub(super) fn last_recipient<B>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+        caller: Option<&Caller>,
+    ) -> Reply {
+        let owner = caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id));
+        let allow = allow(asked.matched.route.config.methods.named());
+        Reply::of_ours(self.options(owner, &allow))
     }
 
     /// The body of a write, after a look for masks under secret names.
@@ -96,6 +109,7 @@ impl Gateway {
             gateway: self.clone(),
             route: asked.matched.route.index,
             target: asked.matched.target.to_owned(),
+            host: asked.inbound.host().map(str::to_owned),
             caller: caller.map(|caller| caller.id),
             peer: asked.inbound.peer,
             ask: Ask {
@@ -104,6 +118,7 @@ impl Gateway {
                 fields: self.fields_sent(asked, caller),
                 body,
                 kind: if asked.method().is_safe() { Kind::Safe } else { Kind::Write },
+                interim: None,
             },
             asking: Asking { method: asked.method().clone(), conditional },
             unit: asked.matched.unit.map(str::to_owned),
@@ -136,17 +151,32 @@ impl Gateway {
         let content_type =
             if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
         let token = caller.map(|caller| caller.token.authorization());
-        fields::request_for_key(token, content_type, &marks)
+        let mut fields = fields::request_for_key(token, content_type, &marks);
+        fields::count_hop(inbound.method(), client, &mut fields);
+        fields
     }
 }
 
 impl Errand {
-    async fn run(self) -> Result<(Arc<Stored>, TripFacts), Failed> {
-        let Self { gateway, route, caller, peer, ask, asking, target, unit } = self;
+    async fn run(mut self, publisher: Publisher<Landing, Arc<Interim>>) -> Landing {
+        self.ask.interim = Some(self.gateway.on_interim(self.route, publisher));
+        self.done().await.map(Arc::new).map_err(Arc::new)
+    }
+
+    async fn done(self) -> Result<Landed, Failed> {
+        let Self { gateway, route, caller, peer, ask, asking, target, host, unit } = self;
         let write = ask.kind == Kind::Write;
         let cause = if write { Cause::Write } else { Cause::Forward };
-        let effect =
-            Effect { gateway: &gateway, route, caller, target: &target, unit: unit.as_deref() };
+        let method = asking.method.clone();
+        let effect = Effect {
+            gateway: &gateway,
+            route,
+            caller,
+            method: &method,
+            target: &target,
+            host: host.as_deref(),
+            unit: unit.as_deref(),
+        };
         let answer = match gateway.ask(route, caller.as_ref(), peer, ask, cause).await {
             Ok(answer) => answer,
             Err(failed) => {
@@ -158,73 +188,15 @@ impl Errand {
         };
         let trip = TripFacts::of(cause, &answer.trip);
         let status = answer.status;
+        let targets = if write { effect.targets(&answer) } else { Vec::new() };
         let composed = gateway.compose(route, &asking, answer);
         if write {
-            effect.of_answer(status, composed.as_ref().ok());
+            effect.of_answer(status, &targets, composed.as_ref().ok());
         }
         let composed =
             composed.map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
-        Ok((composed.unkept(caller.map_or(Owner::Open, Owner::Caller)), trip))
-    }
-}
-
-/// What a write makes old.
-struct Effect<'a> {
-    gateway: &'a Gateway,
-    route: u16,
-    caller: Option<CallerId>,
-    target: &'a str,
-    unit: Option<&'a str>,
-}
-
-impl Effect<'_> {
-    /// The upstream answered. `composed` is missing if its answer couldn't be proven masked.
-    fn of_answer(&self, status: StatusCode, composed: Option<&Composed>) {
-        if status.is_server_error() {
-            self.unknown();
-        } else if status.is_success() || status.is_redirection() {
-            // RFC 9111 §4.4: the target itself, whatever else the answer names.
-            self.drop_scope(self.gateway.0.cache.target_scope(self.target), Strength::Hard);
-            self.succeeded(composed);
-        }
-    }
-
-    /// It succeeded: the units that its answer names are dropped for every caller.
-    fn succeeded(&self, composed: Option<&Composed>) {
-        let Some((family, member)) = self.gateway.route_at(self.route).invalidates else { return };
-        let named = composed.map(|composed| &composed.facts);
-        let mut units: Vec<&str> = named
-            .into_iter()
-            .flat_map(|facts| &facts.units)
-            .filter(|unit| usize::from(unit.member) == member)
-            .map(|unit| &*unit.id)
-            .chain(self.unit)
-            .collect();
-        units.dedup();
-        for unit in &units {
-            self.drop_scope(unit_scope(family, unit), Strength::Hard);
-        }
-        if units.is_empty() || named.is_some_and(|facts| facts.more_units) {
-            // It changed something, and we can't tell what: the writer must not read its own past.
-            self.drop_for_writer(family, Strength::Hard);
-        }
-    }
-
-    /// Nobody knows whether it took effect: the writer's lists are to be asked for anew.
-    fn unknown(&self) {
-        if let Some((family, _member)) = self.gateway.route_at(self.route).invalidates {
-            self.drop_for_writer(family, Strength::Soft);
-        }
-    }
-
-    fn drop_for_writer(&self, family: u16, strength: Strength) {
-        if let Some(caller) = self.caller {
-            self.drop_scope(Scope::CallerFamily(caller, family), strength);
-        }
-    }
-
-    fn drop_scope(&self, scope: Scope, strength: Strength) {
-        self.gateway.invalidate(&Invalidation { scope, strength, source: Source::Write });
+        let stored = composed.unkept(caller.map_or(Owner::Open, Owner::Caller));
+        Ok(Landed::unkept(stored, trip))
     }
 }
 

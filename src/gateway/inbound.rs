@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
 use crate::telemetry::Arrival;
-use crate::upstream::fields;
+use crate::upstream::fields::{self, Hops};
 
 /// A body that a request can have.
 pub trait Payload:
@@ -76,9 +76,19 @@ impl<B> Inbound<B> {
         &self.parts.headers
     }
 
+    /// The host it is for; `None` where it names none that is valid.
+    pub(super) fn host(&self) -> Option<&str> {
+        fields::host(self.version(), self.uri(), self.fields()).ok().flatten()
+    }
+
     /// GET or HEAD: what a cache may answer.
     pub(super) fn is_safe_read(&self) -> bool {
         matches!(*self.method(), Method::GET | Method::HEAD)
+    }
+
+    /// Whether this is as far as it may go (RFC 9110 §7.6.2).
+    pub(super) fn ends_here(&self) -> bool {
+        fields::max_forwards(self.method(), self.fields()) == Hops::None
     }
 
     /// Refuses a head that can't be acted on without guessing.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, ETAG, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::compose::Composed;
+use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
@@ -59,12 +59,12 @@ impl Composed {
 
     fn into_stored(mut self, owner: Owner, life: Life, variant: Variant, kept: bool) -> Stored {
         let mut hidden = HeaderMap::new();
-        if let Owner::Caller(_) = owner {
-            for name in RULING {
-                for value in self.ruling.get_all(&name) {
-                    hidden.append(name.clone(), value.clone());
-                }
+        for name in RULING.iter().filter(|name| !self.shown.contains_key(*name)) {
+            for value in self.ruling.get_all(name) {
+                hidden.append(name.clone(), value.clone());
             }
+        }
+        if let Owner::Caller(_) = owner {
             self.shown.insert(CACHE_CONTROL, cache_control(&life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
             self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
@@ -131,8 +131,8 @@ fn cache_control(life: &Life, kept: bool) -> HeaderValue {
         .unwrap_or_else(|_impossible| HeaderValue::from_static("private, no-store"))
 }
 
-/// The upstream's fields that rule reuse on a token route, where they are not shown (RFC 9111 §5).
-const RULING: [HeaderName; 3] = [CACHE_CONTROL, EXPIRES, VARY];
+/// The upstream's fields that rule reuse (RFC 9111 §5): kept for the next 304 where they are not shown.
+const RULING: [HeaderName; 4] = [CACHE_CONTROL, EXPIRES, VARY, OWN_TARGET];
 
 /// The life of what is not kept.
 const UNKEPT: Life = Life {

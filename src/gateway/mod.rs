@@ -7,10 +7,12 @@
 //!    asks after it.
 //!
 //! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
-//! [`plan`] (what follows from a route's configuration), [`inbound`] (the request as it came),
-//! [`fetch`] (a flight), [`forward`] (straight upstream, and writes), [`compose`] and [`keep`] (an
+//! [`plan`] (what follows from a route's configuration), [`inbound`] and [`asked`] (the request as it
+//! came, and once it has found its route),
+//! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
+//! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
-//! [`account`] and [`observe`] (what is told of it).
+//! [`account`] and [`observe`] (what is told of it); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
 
@@ -35,6 +37,7 @@ use crate::clock::{Clock, Dice};
 use crate::config::Config;
 use crate::error::Error;
 use crate::limit::{Limiter, Limits, Quota};
+use crate::listener::Ahead;
 use crate::mask::Masker;
 use crate::route::{Match, Routes};
 use crate::shutdown::Shutdown;
@@ -42,20 +45,28 @@ use crate::telemetry::{self, Cause, Telemetry};
 use crate::upstream::Upstreams;
 
 use account::Account;
-use fetch::Landing;
+use asked::Asked;
 use inbound::Inbound;
+use interim::Interim;
+use landing::Landing;
 use plan::Plan;
 use reply::Reply;
 
 mod account;
+mod asked;
 mod compose;
+mod effect;
 mod fetch;
 mod forward;
+mod head;
 mod inbound;
+mod interim;
 mod keep;
+mod landing;
 mod observe;
 mod plan;
 mod problem;
+mod purge;
 mod reply;
 
 pub use fetch::ANSWERED_5XX;
@@ -80,7 +91,7 @@ struct Shared {
     limits: Limits,
     masker: Masker,
     cache: Cache,
-    flights: Flights<Landing>,
+    flights: Flights<Landing, Arc<Interim>>,
     upstreams: Upstreams,
     telemetry: Arc<Telemetry>,
     clock: Clock,
@@ -179,15 +190,16 @@ impl Gateway {
         self.0.masker.self_test().is_ok()
     }
 
-    /// Answers one request and leaves one record of it.
+    /// Answers one request and leaves one record of it; interim responses go `ahead`.
     pub async fn handle<B: Payload>(
         &self,
         request: Request<B>,
         peer: IpAddr,
+        ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
         let inbound = Inbound::new(request, peer, self);
         let exchange = self.0.telemetry.begin(inbound.arrival(self.0.clock.now()));
-        let mut account = Account::new(exchange);
+        let mut account = Account::new(exchange, ahead);
         let result = self.respond(&inbound, &mut account).await;
         account.note(result.as_ref().ok());
         let (response, record) = self.conclude(&inbound, result, &account);
@@ -215,7 +227,9 @@ impl Gateway {
         }
         let plan = self.plan_at(matched.route.index);
         let asked = Asked { inbound, matched, plan, account };
-        if inbound.is_safe_read() && matched.route.cache().is_some() {
+        if inbound.ends_here() {
+            Ok(self.last_recipient(&asked, caller.as_ref()))
+        } else if asked.may_be_cached() {
             self.serve(asked, caller.as_ref()).await
         } else {
             let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
@@ -243,10 +257,6 @@ impl Gateway {
                 Ok(Reply::stale(stored))
             }
             Lookup::Stale(stored) => self.revalidate(asked, &key, caller, stored).await,
-            // What a HEAD brings can't be stored; on an open route it is nobody else's answer either.
-            Lookup::Miss(why) if asked.is_head() && caller.is_none() => {
-                self.forward(asked, caller, why).await
-            }
             Lookup::Miss(why) => self.fetch(asked, &key, caller, None, why).await,
         }
     }
@@ -354,32 +364,5 @@ impl Gateway {
         let admitted = self.0.limits.admit(&caller.id, usize::from(matched.route.index));
         self.note_decision(Limiter::Caller, admitted.is_ok());
         Ok(admitted?)
-    }
-}
-
-/// A request that has found its route.
-struct Asked<'a, 't, B> {
-    inbound: &'a Inbound<B>,
-    matched: Match<'a>,
-    plan: &'a Plan,
-    account: &'a mut Account<'t>,
-}
-
-impl<'a, B> Asked<'a, '_, B> {
-    /// What it is filed under.
-    fn key(&self, caller: Option<&Caller>) -> KeyRef<'a> {
-        KeyRef {
-            owner: caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id)),
-            route: self.matched.route.index,
-            target: self.matched.target,
-        }
-    }
-
-    fn method(&self) -> &Method {
-        self.inbound.method()
-    }
-
-    fn is_head(&self) -> bool {
-        *self.method() == Method::HEAD
     }
 }

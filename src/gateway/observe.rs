@@ -8,7 +8,7 @@ use http::header::DATE;
 use tracing::warn;
 
 use super::Gateway;
-use super::fetch::took;
+use super::landing::took;
 use crate::cache::policy::{NotStored, parse_date};
 use crate::error::Error;
 use crate::limit;

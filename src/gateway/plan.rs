@@ -78,7 +78,7 @@ fn rules(policy: &CachePolicy, partition: Partition) -> Rules {
         stale_directives: true,
         keep: policy.keep,
         heuristic: (shared && policy.heuristic)
-            .then_some(Heuristic { fraction: HEURISTIC_FRACTION, cap: policy.max_ttl }),
+            .then_some(Heuristic { fraction: HEURISTIC_FRACTION, cap: policy.max_ttl.min(DAY) }),
         store_no_store: policy.store_no_store,
         request_directives: policy.request_directives,
         targets: if shared { policy.targeted.clone() } else { Vec::new() },
@@ -110,6 +110,9 @@ fn rate_policy(rate: Rate) -> Option<HeaderValue> {
 
 /// Changes when the lists of fields that pass do.
 const FIELDS_VERSION: &[u8] = b"unitgate fields 1";
+
+/// Longest heuristic lifetime: a guess is asked about once a day.
+const DAY: Duration = Duration::from_hours(24);
 
 /// RFC 9111 §4.2.2 suggests a tenth of the time since the last modification.
 const HEURISTIC_FRACTION: f64 = 0.1;

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    AGE, CONNECTION, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
-};
+use http::header::{AGE, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
-use super::fetch::{Landed, Origin, TripFacts};
 use super::inbound::{Inbound, Payload};
+use super::landing::{Landed, Origin, TripFacts};
 use super::problem::{RATELIMIT, RATELIMIT_POLICY, rate_limit, refuse};
 use super::{Account, Gateway};
 use crate::cache::Status;
@@ -81,10 +79,15 @@ impl Reply {
     }
 
     /// From a route or method without a cache.
-    pub(super) fn forwarded(stored: Arc<Stored>, why: Forward, trip: TripFacts) -> Self {
-        let fwd_status = Some(stored.status);
-        let reply = Self::of(stored, Status::Forwarded);
-        Self { forward: Some(why), fwd_status, trip: Some(trip), ..reply }
+    pub(super) fn forwarded(landed: &Landed, why: Forward) -> Self {
+        let fwd_status = Some(landed.stored.status);
+        let reply = Self::of(Arc::clone(&landed.stored), Status::Forwarded);
+        Self { forward: Some(why), fwd_status, trip: landed.trip, ..reply }
+    }
+
+    /// Made here in the upstream's place, without asking the cache.
+    pub(super) fn of_ours(stored: Arc<Stored>) -> Self {
+        Self::of(stored, Status::Forwarded)
     }
 
     fn of(stored: Arc<Stored>, status: Status) -> Self {
@@ -176,7 +179,9 @@ fn present<B>(
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
         fields.insert(AGE, age_value(age));
     }
-    reply.cache_status(now).append_to(NAME, fields);
+    if reply.forward.is_some() || reply.is_from_cache() {
+        reply.cache_status(now).append_to(NAME, fields);
+    }
     let record = telemetry::Reply {
         status: response.status(),
         outcome: Outcome::Cache(reply.status),
@@ -193,10 +198,9 @@ fn is_unchanged<B>(inbound: &Inbound<B>, stored: &Stored) -> bool {
         return false;
     }
     // A token route shows no Last-Modified, so no date of it can be meant.
-    let modified = match stored.owner {
-        Owner::Caller(_) => None,
-        Owner::Open => Some(policy::modified_at(&stored.fields.to_map(), stored.received.wall)),
-    };
+    let dated = stored.owner == Owner::Open && inbound.fields().contains_key(IF_MODIFIED_SINCE);
+    let modified =
+        dated.then(|| policy::modified_at(&stored.fields.to_map(), stored.received.wall));
     policy::not_modified(inbound.fields(), stored.etag.as_ref(), modified)
 }
 
@@ -240,7 +244,8 @@ fn partial(
 fn without_content(stored: &Stored) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    append(response.headers_mut(), stored, |name| !OF_CONTENT.contains(name));
+    let tagged = stored.etag.is_some();
+    append(response.headers_mut(), stored, |name| policy::stays_in_304(name, tagged));
     response
 }
 
@@ -258,9 +263,6 @@ fn body_length<B>(inbound: &Inbound<B>, response: &Response<Full<Bytes>>) -> u64
 
 /// Our name in `Cache-Status`.
 pub(super) const NAME: &str = "unitgate";
-
-/// Fields that describe the content a 304 does not have.
-const OF_CONTENT: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_LENGTH];
 
 /// Fields added to those of a stored response.
 const OUR_FIELDS: usize = 6;

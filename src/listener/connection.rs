@@ -130,7 +130,7 @@ async fn exchange<S: Stream, H: Handler>(
         asked.1.asked(!request.body().is_end_stream());
         async move {
             let (handler, activity) = &*asked;
-            let response = handler.call(request, peer).await;
+            let response = handler.call(request, peer, activity.ahead()).await;
             activity.answered();
             Ok::<_, Infallible>(response)
         }

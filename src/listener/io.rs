@@ -14,13 +14,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, MissedTickBehavior, Sleep};
 
-use super::Refused;
+use super::{Ahead, Refused};
 
 /// A stream whose reads and writes are noted in its [`Activity`].
 #[derive(Debug)]
@@ -31,11 +32,13 @@ pub(super) struct Timed<S> {
     line: Option<usize>,
     /// Longest request line.
     longest_line: usize,
+    /// What is left of interim responses that are being written.
+    ahead: Bytes,
 }
 
 impl<S> Timed<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>, longest_line: usize) -> Self {
-        Self { stream, activity, line: Some(0), longest_line }
+        Self { stream, activity, line: Some(0), longest_line, ahead: Bytes::new() }
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -88,18 +91,42 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Timed<S> {
+    /// Writes the interim responses that are due, before anything of hyper's.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let Some(due) = self.activity.ahead.due() else { return Poll::Ready(Ok(())) };
+            self.ahead = due.into();
+        }
+        while !self.ahead.is_empty() {
+            let wrote = Pin::new(&mut self.stream).poll_write(cx, &self.ahead);
+            self.activity.wrote(wrote.is_pending());
+            match ready!(wrote)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                wrote => self.ahead.advance(wrote),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_ahead(cx))?;
         let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.activity.wrote(wrote.is_pending());
+        self.activity.ahead.wrote();
         wrote
     }
 
+    /// hyper flushes once it has written all it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.activity.ahead.flushed();
+        ready!(self.poll_ahead(cx))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_pending() {
             self.activity.wrote(true);
@@ -122,8 +149,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_ahead(cx))?;
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
         self.activity.wrote(wrote.is_pending());
+        self.activity.ahead.wrote();
         wrote
     }
 
@@ -144,6 +173,7 @@ pub(super) struct Activity {
     ended: AtomicBool,
     long_target: AtomicBool,
     body: AtomicBool,
+    ahead: Ahead,
 }
 
 /// What a connection waits for.
@@ -171,6 +201,7 @@ impl Activity {
             ended: AtomicBool::new(false),
             long_target: AtomicBool::new(false),
             body: AtomicBool::new(false),
+            ahead: Ahead::new(),
             ticks,
         }
     }
@@ -183,7 +214,13 @@ impl Activity {
 
     /// The handler's answer was handed to hyper.
     pub(super) fn answered(&self) {
+        self.ahead.answered();
         self.enter(Phase::Idle);
+    }
+
+    /// Where interim responses to the request under way go.
+    pub(super) fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
     /// Whether a request line was longer than a head may be.
@@ -420,6 +457,42 @@ mod tests {
         assert_eq!(watched.ends(), Some((95, Refused::Idle)));
         assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"0").is_pending());
         assert_eq!(watched.ends(), Some((50, Refused::WriteStalled)));
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_never_breaks_into_an_earlier_one() {
+        let mut watched = Watched::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // An earlier answer of which a part is still to be written.
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"12345678").is_ready());
+        watched.activity.ahead.send(http::StatusCode::PROCESSING, &http::HeaderMap::new());
+        watched.client.read_exact(&mut [0; 8]).await.unwrap();
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"9").is_ready());
+        watched.client.read_exact(&mut [0; 1]).await.unwrap();
+        // All of it is out: now it may come, in as many pieces as the client takes.
+        let expected = b"HTTP/1.1 102 Processing\r\n\r\n";
+        let mut got = [0; 27];
+        for part in got.chunks_mut(8) {
+            let whole = part.len() < 8;
+            assert_eq!(Pin::new(&mut watched.timed).poll_flush(&mut cx).is_ready(), whole);
+            watched.client.read_exact(part).await.unwrap();
+        }
+        assert_eq!(&got, expected);
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_that_can_not_come_before_its_own_is_dropped() {
+        let mut watched = Watched::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"1").is_ready());
+        watched.activity.ahead.send(http::StatusCode::PROCESSING, &http::HeaderMap::new());
+        watched.activity.answered();
+        assert!(Pin::new(&mut watched.timed).poll_flush(&mut cx).is_ready());
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"2").is_ready());
+        drop(watched.timed);
+        let mut all = Vec::new();
+        watched.client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"12");
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@
 //! *Why not answer 503 above the most connections:* the client would retry at once; a connection that
 //! waits in the backlog is served as soon as there is a place.
 
+mod ahead;
 mod bind;
 mod connection;
 mod framing;
@@ -43,6 +44,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::shutdown::Shutdown;
 
+pub use ahead::{Ahead, MOST};
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
 
@@ -55,11 +57,12 @@ pub trait Handler: Clone + Send + Sync + 'static {
     type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static;
 
     /// Answers one request. How long the request's body may take is its own business; it is dropped
-    /// when the client leaves.
+    /// when the client leaves. Interim responses go `ahead`.
     fn call(
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
+        ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// A connection of `peer` ended otherwise than in order.

@@ -43,7 +43,12 @@ impl Drop for Working {
 impl Handler for Desk {
     type Body = Full<Bytes>;
 
-    async fn call(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Self::Body> {
+    async fn call(
+        &self,
+        request: Request<Incoming>,
+        _peer: SocketAddr,
+        ahead: &Ahead,
+    ) -> Response<Self::Body> {
         let (head, body) = request.into_parts();
         match framing(&head) {
             Ok(()) => {}
@@ -57,6 +62,15 @@ impl Handler for Desk {
                 self.0.gate.acquire().await.unwrap().forget();
                 working.1 = true;
                 Response::new("waited".into())
+            }
+            "/early" => {
+                let mut link = http::HeaderMap::new();
+                link.insert(http::header::LINK, http::HeaderValue::from_static("</a>"));
+                ahead.send(http::StatusCode::EARLY_HINTS, &link);
+                self.0.told.send(Told::Entered).unwrap();
+                self.0.gate.acquire().await.unwrap().forget();
+                ahead.send(http::StatusCode::PROCESSING, &http::HeaderMap::new());
+                Response::new("late".into())
             }
             "/panic" => panic!("on purpose"),
             "/big" => Response::new(vec![b'x'; BIG].into()),
@@ -229,6 +243,23 @@ async fn pipelined_requests_are_answered_in_order() {
     for i in 0..40 {
         assert_eq!(client.reply().await.1, format!("/{i}"));
     }
+}
+
+#[tokio::test]
+async fn interim_answers_come_at_once_and_ahead_of_their_own_answer() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /one HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2)).await;
+    client.send("GET /early HTTP/1.1\r\nhost: a\r\n\r\nGET /two HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    for _ in 0..2 {
+        assert_eq!(client.reply().await.1, "/one");
+    }
+    assert_eq!(client.reply().await.0, "http/1.1 103 early hints\r\nlink: </a>\r\n\r\n");
+    assert_eq!(serving.told().await, Told::Entered);
+    serving.release(1);
+    assert_eq!(client.reply().await.0, "http/1.1 102 processing\r\n\r\n");
+    assert_eq!(client.reply().await.1, "late");
+    assert_eq!(client.reply().await.1, "/two");
 }
 
 #[tokio::test]

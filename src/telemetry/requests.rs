@@ -7,6 +7,7 @@
 use http::Method;
 use prometheus::{IntCounter, IntCounterVec};
 
+use crate::config::{Methods, USUAL};
 use crate::telemetry::labels::{Class, Label, Outcome};
 use crate::telemetry::vocabulary::RouteLabels;
 
@@ -21,6 +22,7 @@ pub struct RequestCounters {
 #[derive(Clone, Debug)]
 struct MethodCounters {
     route: String,
+    /// One row a method; [`OTHER`] stands last.
     methods: Vec<(Method, Vec<Option<IntCounter>>)>,
 }
 
@@ -36,14 +38,9 @@ impl RequestCounters {
     pub fn inc(&self, route: Option<usize>, method: &Method, class: Class, outcome: Outcome) {
         let found = route
             .and_then(|route| self.routes.get(route))
-            .and_then(|route| route.of(method).map(|handles| (route, method, handles)))
-            .or_else(|| {
-                let none = self.routes.last()?;
-                let method =
-                    if none.of(method).is_some() { method } else { &none.methods.last()?.0 };
-                Some((none, method, none.of(method)?))
-            });
-        let Some((route, method, handles)) = found else {
+            .and_then(|route| Some((route, route.of(method)?)))
+            .or_else(|| self.routes.last().and_then(|none| Some((none, none.of(method)?))));
+        let Some((route, (method, handles))) = found else {
             return;
         };
         match handles.get(slot(class, outcome)) {
@@ -55,15 +52,16 @@ impl RequestCounters {
 
 impl MethodCounters {
     fn new(vec: &IntCounterVec, route: &RouteLabels) -> Self {
-        let methods = route.methods.iter();
+        let other = (route.methods == Methods::Any).then(other).flatten();
+        let methods = route.methods.named().iter().cloned().chain(other);
         let methods =
-            methods.map(|method| Self::row(vec, &route.name, method, route.outcomes(method)));
+            methods.map(|method| Self::row(vec, &route.name, &method, route.outcomes(&method)));
         Self { route: route.name.clone(), methods: methods.collect() }
     }
 
     /// Requests that no route serves: they are refused before anything is looked up.
     fn none(vec: &IntCounterVec) -> Self {
-        let methods = STANDARD.iter().cloned().chain(Method::from_bytes(OTHER.as_bytes()));
+        let methods = USUAL.into_iter().chain(other());
         let outcomes = Outcome::ALL
             .into_iter()
             .filter(|outcome| !matches!(outcome, Outcome::Cache(_) | Outcome::UpstreamFailed));
@@ -88,9 +86,16 @@ impl MethodCounters {
         (method.clone(), handles)
     }
 
-    fn of(&self, method: &Method) -> Option<&Vec<Option<IntCounter>>> {
-        self.methods.iter().find(|(known, _)| known == method).map(|(_, handles)| handles)
+    /// The row of a method; where any is served, that of all others for those without one.
+    fn of(&self, method: &Method) -> Option<&(Method, Vec<Option<IntCounter>>)> {
+        let own = self.methods.iter().find(|(known, _)| known == method);
+        own.or_else(|| self.methods.last().filter(|(last, _)| last.as_str() == OTHER))
     }
+}
+
+/// The label of methods without one of their own, in the shape of one.
+fn other() -> Option<Method> {
+    Method::from_bytes(OTHER.as_bytes()).ok()
 }
 
 fn series(
@@ -110,16 +115,5 @@ fn slot(class: Class, outcome: Outcome) -> usize {
 /// The label of requests that no route serves.
 const NO_ROUTE: &str = "none";
 
-/// The label of methods that are neither a route's nor one of [`STANDARD`].
+/// The label of methods that are neither a route's nor one of [`USUAL`].
 const OTHER: &str = "other";
-
-/// Methods told apart where no route serves the request.
-const STANDARD: [Method; 7] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::PATCH,
-    Method::DELETE,
-    Method::OPTIONS,
-];

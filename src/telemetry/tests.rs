@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::cache::Status;
+use crate::config::Methods;
 use crate::config::{AccessLog, Level, LogFormat, LogOutput, LogTarget};
 use crate::error::Side;
 
@@ -48,7 +49,7 @@ fn routes() -> Vec<RouteLabels> {
     let route = |name: &str, upstream: &str, methods: &[Method], cached| RouteLabels {
         name: name.to_owned(),
         upstream: upstream.to_owned(),
-        methods: methods.to_vec(),
+        methods: Methods::Listed(methods.to_vec()),
         cached,
     };
     vec![

@@ -5,6 +5,7 @@
 use http::Method;
 
 use crate::cache::Status;
+use crate::config::Methods;
 use crate::telemetry::labels::{Cause, Label, Outcome};
 
 /// What a route contributes to the labels; a route's index is its place in the list of these.
@@ -15,7 +16,7 @@ pub struct RouteLabels {
     /// The name of its upstream.
     pub upstream: String,
     /// The methods it serves.
-    pub methods: Vec<Method>,
+    pub methods: Methods,
     /// It has a cache policy.
     pub cached: bool,
 }
@@ -33,8 +34,9 @@ impl RouteLabels {
 
     /// The causes for which this route's upstream can be asked.
     pub(crate) fn causes(&self) -> impl Iterator<Item = Cause> + use<> {
-        let reads = self.methods.iter().any(is_read);
-        let writes = self.methods.iter().any(|method| !is_read(method));
+        let methods = self.methods.named();
+        let reads = methods.iter().any(is_read);
+        let writes = methods.iter().any(|method| !is_read(method));
         let cached = self.cached && reads;
         Cause::ALL.iter().copied().filter(move |cause| match cause {
             Cause::Miss | Cause::Revalidate | Cause::Refresh => cached,

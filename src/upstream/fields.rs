@@ -12,9 +12,9 @@ use std::str;
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE,
-    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
-    WWW_AUTHENTICATE,
+    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, HOST, LINK, MAX_FORWARDS,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VIA, WWW_AUTHENTICATE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -136,11 +136,16 @@ pub fn request_for_all(
             value.set_sensitive(true);
         }
     }
+    count_hop(method, client, &mut fields);
+    marks.put_on(&mut fields);
+    fields
+}
+
+/// Sends a client's Max-Forwards on with one hop less, where it counts (RFC 9110 §7.6.2).
+pub fn count_hop(method: &Method, client: &HeaderMap, fields: &mut HeaderMap) {
     if let Hops::Left(left) = max_forwards(method, client) {
         fields.insert(MAX_FORWARDS, HeaderValue::from(left));
     }
-    marks.put_on(&mut fields);
-    fields
 }
 
 /// What of an answer's fields reaches a client on a token route.
@@ -163,6 +168,16 @@ pub fn answer_allowed(status: StatusCode, answer: &HeaderMap) -> HeaderMap {
         for value in answer.get_all(WWW_AUTHENTICATE) {
             fields.append(WWW_AUTHENTICATE, value.clone());
         }
+    }
+    fields
+}
+
+/// What of an interim response's fields reaches a client on a token route: where to look meanwhile
+/// (RFC 8297 §2).
+pub fn interim_allowed(interim: &HeaderMap) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for value in interim.get_all(LINK) {
+        fields.append(LINK, value.clone());
     }
     fields
 }

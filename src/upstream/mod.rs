@@ -21,6 +21,7 @@ mod pool;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,21 @@ pub struct Ask {
     pub body: Bytes,
     /// What may be done when the connection fails.
     pub kind: Kind,
+    /// Who hears of interim responses.
+    pub interim: Option<OnInterim>,
+}
+
+/// Hears of an upstream's interim responses (RFC 9110 §15.2) as they come: all but 100, which answers an
+/// expectation that never crosses. None come over HTTP/2, whose client tells of none.
+#[derive(Clone)]
+#[expect(clippy::type_complexity, reason = "it is said once")]
+pub struct OnInterim(Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>);
+
+impl OnInterim {
+    /// Calls `hear` for each, on the connection's task: it must not wait.
+    pub fn new(hear: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
 }
 
 /// What may be done when a connection fails under a request.
@@ -158,6 +174,11 @@ impl Upstreams {
         self.names.get(name).copied()
     }
 
+    /// The URI of a target there; `None` for a target that can't be put in a request.
+    pub fn uri(&self, upstream: usize, target: &Bytes) -> Option<Uri> {
+        self.origins.get(upstream)?.uri(target)
+    }
+
     /// How many certificate authorities are trusted.
     pub fn roots(&self) -> Roots {
         self.roots
@@ -211,8 +232,7 @@ impl Upstreams {
         total: Instant,
         trip: &mut Trip,
     ) -> Result<Head, (UpstreamError, Sent)> {
-        let origin = self.origins.get(upstream);
-        let uri = origin.and_then(|origin| origin.uri(&ask.target));
+        let uri = self.uri(upstream, &ask.target);
         let uri = uri.ok_or((UpstreamError::Target, Sent::Nothing))?;
         let pooled = match ask.kind {
             Kind::Safe => &self.reads,
@@ -358,6 +378,13 @@ fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
     // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
     for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
         request.headers_mut().remove(name);
+    }
+    if let Some(OnInterim(hear)) = ask.interim.clone() {
+        hyper::ext::on_informational(&mut request, move |interim| {
+            if interim.status() != StatusCode::CONTINUE {
+                hear(interim.status(), interim.headers());
+            }
+        });
     }
     request
 }

@@ -129,6 +129,7 @@ fn toward(server: &Scripted, limits: &config::Upstream) -> Upstreams {
 
 fn get(target: &str) -> Ask {
     Ask {
+        interim: None,
         method: Method::GET,
         target: Bytes::copy_from_slice(target.as_bytes()),
         fields: HeaderMap::new(),

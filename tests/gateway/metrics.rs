@@ -21,6 +21,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{Config, Lane, Rate};
+use unitgate::listener::Ahead;
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
@@ -485,7 +486,7 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
     for _ in 0..3_000 {
         let request =
             Request::get(&target).header("host", "g").body(Full::<Bytes>::default()).unwrap();
-        let response = server.gateway().handle(request, [127, 0, 0, 1].into()).await;
+        let response = server.gateway().handle(request, [127, 0, 0, 1].into(), &Ahead::new()).await;
         assert_eq!(response.status(), 404);
         response.into_body().collect().await.unwrap();
     }

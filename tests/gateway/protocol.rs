@@ -45,7 +45,7 @@ fn put_with(lines: &str) -> String {
 fn open_route(config: &mut Config) {
     let route = Route::new("open", "/open/{*rest}", "converflow");
     config.routes.push(Route {
-        methods: vec![Method::GET, Method::POST, Method::OPTIONS],
+        methods: [Method::GET, Method::POST, Method::OPTIONS].into(),
         caller: CallerMode::Open,
         forward: ForwardMode::All,
         secrets: SecretsMode::Verbatim,

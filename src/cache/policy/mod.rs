@@ -66,7 +66,7 @@ pub use range::{RangeAnswer, content_range, range_answer, unsatisfied_range};
 pub use reuse::{Reuse, only_if_cached, reuse};
 pub use storing::{NotStored, fields_to_store, judge};
 pub use validation::{
-    Validators, fields_of_304, head_freshens, matches_304, merge_304, modified_at, not_modified,
+    Validators, head_freshens, matches_304, merge_304, modified_at, not_modified, stays_in_304,
 };
 pub use vary::Variant;
 

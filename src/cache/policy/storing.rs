@@ -116,6 +116,27 @@ impl NotStored {
         }
     }
 
+    /// Whether it says something of this request alone, and nothing of what may be stored already.
+    pub fn is_of_the_request(self) -> bool {
+        match self {
+            Self::Authorization
+            | Self::Partial
+            | Self::RequestNoStore
+            | Self::Method
+            | Self::Voided => true,
+            Self::NoStore
+            | Self::Private
+            | Self::Status
+            | Self::NoFreshness
+            | Self::VaryStar
+            | Self::SetCookie
+            | Self::MustUnderstand
+            | Self::TooLarge
+            | Self::SwitchedOff
+            | Self::TokenEnded => false,
+        }
+    }
+
     /// Whether the upstream's own fields prevent storing: worth a word to the operator.
     pub fn is_by_upstream(self) -> bool {
         match self {

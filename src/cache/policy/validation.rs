@@ -140,25 +140,11 @@ pub fn modified_at(fields: &HeaderMap, received_at: Duration) -> Duration {
         .unwrap_or_else(|| Duration::from_secs(received_at.as_secs()))
 }
 
-/// The fields of the 304 that stands for a 200 with `fields` (RFC 9110 §15.4.5): all but those that
+/// Whether a field of a 200 stays in the 304 that stands for it (RFC 9110 §15.4.5): all but those that
 /// describe the content it does not have. `ETag`, `Date`, `Cache-Control`, `Expires`, `Vary` and
-/// `Content-Location` are among what stays; `Last-Modified` only where there is no `ETag`.
-pub fn fields_of_304(fields: &HeaderMap) -> HeaderMap {
-    let mut kept = fields.clone();
-    for name in [
-        ACCEPT_RANGES,
-        CONTENT_ENCODING,
-        CONTENT_LANGUAGE,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ] {
-        kept.remove(name);
-    }
-    if kept.contains_key(ETAG) {
-        kept.remove(LAST_MODIFIED);
-    }
-    kept
+/// `Content-Location` are among what stays; `Last-Modified` only where there is no `ETag` (`tagged`).
+pub fn stays_in_304(name: &HeaderName, tagged: bool) -> bool {
+    !(OF_CONTENT.contains(name) || tagged && *name == LAST_MODIFIED)
 }
 
 /// An entity tag (RFC 9110 §8.8.3).
@@ -234,6 +220,16 @@ fn names(mut list: &[u8], ours: &EntityTag<'_>) -> bool {
     }
     false
 }
+
+/// Fields that describe content.
+const OF_CONTENT: [HeaderName; 6] = [
+    ACCEPT_RANGES,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+];
 
 /// Fields a 304 does not change: they describe the stored bytes (RFC 9111 §3.2).
 const DESCRIBES_BYTES: [&HeaderName; 3] = [&CONTENT_LENGTH, &CONTENT_ENCODING, &CONTENT_RANGE];
@@ -448,9 +444,10 @@ mod tests {
             ("content-length", "1"),
             ("last-modified", OLD),
         ]));
-        assert_eq!(fields_of_304(&all), fields(&kept));
-        let dated = fields(&[("last-modified", OLD)]);
-        assert_eq!(fields_of_304(&dated), dated);
+        let stays: Vec<_> = all.keys().filter(|name| stays_in_304(name, true)).collect();
+        let kept = fields(&kept);
+        assert_eq!(stays, kept.keys().collect::<Vec<_>>());
+        assert!(stays_in_304(&LAST_MODIFIED, false));
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use unitgate::gateway::Gateway;
+use unitgate::listener::Ahead;
 
 /// Someone who asks the gateway.
 #[derive(Clone)]
@@ -69,7 +70,8 @@ impl Client {
         let request = self.request(ask);
         let gateway = self.gateway.clone();
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let mut handling = Box::pin(async move { gateway.handle(request, peer).await });
+        let mut handling =
+            Box::pin(async move { gateway.handle(request, peer, &Ahead::new()).await });
         let begun =
             std::future::poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await;
         let mut task = JoinSet::new();

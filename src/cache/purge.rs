@@ -1,0 +1,80 @@
+//! Purging: what an operator wants gone, found and ended.
+//!
+//! *Invariants*
+//! 1. What is under way is ended first, by its generation; what is stored is counted and freed after
+//!    that, so that nothing slips in between.
+//! 2. It takes a scan of what is stored: on the operators' thread, never on a request's.
+
+use http::uri::PathAndQuery;
+
+use super::generation::{Scope, Strength, Verdict};
+use super::{Cache, Invalidation, Slot, Source};
+use crate::caller::CallerId;
+
+/// What an operator wants gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// Every caller's answers about a unit.
+    Unit(String),
+    /// All answers to one caller: the first 12 or more digits of its digest, as logs show it.
+    Caller(String),
+    /// Every caller's answers for a target, byte for byte.
+    Target(PathAndQuery),
+    /// Everything.
+    All,
+}
+
+/// What became of a purge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Stored answers that it ended, or made stale.
+    pub entries: usize,
+    /// Fetches under way whose answers won't be stored.
+    pub fetches: usize,
+}
+
+/// Several callers have a digest that begins so: these, in hexadecimal. One has to be named in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Several(pub Vec<String>);
+
+impl Cache {
+    /// What a purge is about; `None` where there is nothing of it.
+    ///
+    /// # Errors
+    /// When a fingerprint stands for several callers.
+    pub fn scope_of(&self, purge: &Purge) -> Result<Option<Scope>, Several> {
+        Ok(match purge {
+            Purge::Unit(unit) => Some(Scope::UnitAnywhere(unit.to_ascii_lowercase())),
+            Purge::Target(target) => Some(self.target_scope(target.as_str())),
+            Purge::All => Some(Scope::All),
+            Purge::Caller(digits) => match &self.generations.callers(digits)[..] {
+                [] => None,
+                [one] => Some(Scope::Caller(*one)),
+                several => return Err(Several(several.iter().map(CallerId::hex).collect())),
+            },
+        })
+    }
+
+    /// Ends what is stored of a scope, or makes it stale; says how many answers that were.
+    pub fn purge(&self, scope: &Scope, strength: Strength) -> usize {
+        self.invalidate(&Invalidation { scope: scope.clone(), strength, source: Source::Purge });
+        let Some(entries) = &self.entries else { return 0 };
+        let mut ended = 0;
+        for (key, slot) in entries {
+            let of_it =
+                slot.count(|stamp| stamp.is_of(scope) && stamp.verdict() != Verdict::Current);
+            ended += of_it;
+            // A newer answer that takes its place meanwhile is lost with it, which costs a request.
+            if strength == Strength::Hard && of_it == slot.variants().len() {
+                entries.invalidate(&*key);
+            }
+        }
+        ended
+    }
+}
+
+impl Slot {
+    fn count(&self, of: impl Fn(&super::Stamp) -> bool) -> usize {
+        self.variants().iter().filter(|stored| of(&stored.stamp)).count()
+    }
+}

@@ -1,0 +1,113 @@
+//! What a write makes old (RFC 9111 §4.4), and how that is ended.
+//!
+//! *Invariants*
+//! 1. Only a success or a redirect ends anything for good; an outcome that nobody knows makes the
+//!    writer's own lists stale.
+//! 2. `Location` and `Content-Location` count on the same origin only: the upstream's, or the one that
+//!    the client took us for.
+
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, StatusCode, Uri};
+
+use super::Gateway;
+use super::compose::Composed;
+use crate::cache::generation::{Scope, Strength};
+use crate::cache::policy;
+use crate::cache::{Invalidation, Source, unit_scope};
+use crate::caller::CallerId;
+use crate::upstream::Answer;
+
+/// What a write makes old.
+pub(super) struct Effect<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) route: u16,
+    pub(super) caller: Option<CallerId>,
+    pub(super) method: &'a Method,
+    pub(super) target: &'a str,
+    pub(super) host: Option<&'a str>,
+    pub(super) unit: Option<&'a str>,
+}
+
+impl Effect<'_> {
+    /// The targets that an answer makes old: its own, and those it names on the same origin.
+    pub(super) fn targets(&self, answer: &Answer) -> Vec<PathAndQuery> {
+        let mut targets: Vec<PathAndQuery> = Vec::new();
+        for base in self.bases() {
+            let named =
+                policy::invalidated_targets(self.method, answer.status, &base, &answer.fields);
+            targets.extend(named);
+        }
+        targets.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        targets.dedup();
+        targets
+    }
+
+    /// The target as the upstream knows it, and as the client does: over TLS or not, since that may
+    /// have been taken off in front of us.
+    fn bases(&self) -> impl Iterator<Item = Uri> {
+        let target = Bytes::copy_from_slice(self.target.as_bytes());
+        let plan = self.gateway.plan_at(self.route);
+        let upstream = self.gateway.0.upstreams.uri(plan.upstream, &target);
+        let ours = [Scheme::HTTP, Scheme::HTTPS].into_iter().filter_map(|scheme| {
+            let base = Uri::builder().scheme(scheme).authority(self.host?);
+            base.path_and_query(self.target).build().ok()
+        });
+        upstream.into_iter().chain(ours)
+    }
+
+    /// The upstream answered. `composed` is missing if its answer couldn't be proven masked.
+    pub(super) fn of_answer(
+        &self,
+        status: StatusCode,
+        targets: &[PathAndQuery],
+        composed: Option<&Composed>,
+    ) {
+        for target in targets {
+            self.drop_scope(self.gateway.0.cache.target_scope(target.as_str()), Strength::Hard);
+        }
+        if status.is_server_error() {
+            self.unknown();
+        } else if status.is_success() || status.is_redirection() {
+            self.succeeded(composed);
+        }
+    }
+
+    /// It succeeded: the units that its answer names are dropped for every caller.
+    fn succeeded(&self, composed: Option<&Composed>) {
+        let Some((family, member)) = self.gateway.route_at(self.route).invalidates else { return };
+        let named = composed.map(|composed| &composed.facts);
+        let mut units: Vec<&str> = named
+            .into_iter()
+            .flat_map(|facts| &facts.units)
+            .filter(|unit| usize::from(unit.member) == member)
+            .map(|unit| &*unit.id)
+            .chain(self.unit)
+            .collect();
+        units.dedup();
+        for unit in &units {
+            self.drop_scope(unit_scope(family, unit), Strength::Hard);
+        }
+        if units.is_empty() || named.is_some_and(|facts| facts.more_units) {
+            // It changed something, and we can't tell what: the writer must not read its own past.
+            self.drop_for_writer(family, Strength::Hard);
+        }
+    }
+
+    /// Nobody knows whether it took effect: the writer's lists are to be asked for anew.
+    pub(super) fn unknown(&self) {
+        if let Some((family, _member)) = self.gateway.route_at(self.route).invalidates {
+            self.drop_for_writer(family, Strength::Soft);
+        }
+    }
+
+    fn drop_for_writer(&self, family: u16, strength: Strength) {
+        if let Some(caller) = self.caller {
+            self.drop_scope(Scope::CallerFamily(caller, family), strength);
+        }
+    }
+
+    fn drop_scope(&self, scope: Scope, strength: Strength) {
+        self.gateway.invalidate(&Invalidation { scope, strength, source: Source::Write });
+    }
+}

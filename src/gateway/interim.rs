@@ -1,0 +1,74 @@
+//! Interim responses (RFC 9110 §15.2): 102, 103 and the like, from the upstream to whoever waits.
+//!
+//! *Invariants*
+//! 1. None goes to a client of HTTP/1.0, nor to one whose answer comes from the cache.
+//! 2. Their fields are reduced and masked as those of an answer are.
+//!
+//! Over HTTP/2 none go out: hyper's server has no way to send them.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode, Version};
+
+use super::landing::Landing;
+use super::{Asked, Gateway};
+use crate::cache::flight::{Ended, Publisher, Ticket};
+use crate::error::Error;
+use crate::upstream::{OnInterim, fields};
+
+/// An interim response, presentable.
+#[derive(Debug)]
+pub(super) struct Interim {
+    status: StatusCode,
+    fields: HeaderMap,
+}
+
+impl Gateway {
+    /// What tells a flight's waiters of interim responses as they come.
+    pub(super) fn on_interim(
+        &self,
+        route: u16,
+        publisher: Publisher<Landing, Arc<Interim>>,
+    ) -> OnInterim {
+        let gateway = self.clone();
+        OnInterim::new(move |status, fields| {
+            let fields = gateway.interim_fields(route, fields);
+            publisher.publish(Arc::new(Interim { status, fields }));
+        })
+    }
+
+    /// Waits for a flight, and sends what comes ahead of it.
+    pub(super) async fn landed<B>(
+        &self,
+        ticket: Ticket<Landing, Arc<Interim>>,
+        asked: &Asked<'_, '_, B>,
+    ) -> Landing {
+        let takes = asked.inbound.version() > Version::HTTP_10;
+        let ahead = asked.account.ahead;
+        let hear = |interim: Arc<Interim>| {
+            if takes {
+                ahead.send(interim.status, &interim.fields);
+            }
+        };
+        match ticket.landed(self.0.patience, hear).await {
+            Ended::Landed(landing) => landing,
+            Ended::Lost => Err(Arc::new(Error::Lost.into())),
+            Ended::TimedOut => Err(Arc::new(Error::TimedOut.into())),
+        }
+    }
+
+    fn interim_fields(&self, route: u16, upstream: &HeaderMap) -> HeaderMap {
+        let route = self.route_at(route);
+        let mut shown = if route.wants_token() {
+            fields::interim_allowed(upstream)
+        } else {
+            fields::answer_all(upstream)
+        };
+        if route.masks() {
+            for value in shown.values_mut() {
+                *value = self.0.masker.field(value);
+            }
+        }
+        shown
+    }
+}

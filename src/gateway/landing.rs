@@ -1,0 +1,141 @@
+//! What a flight brings, and whom it suits.
+//!
+//! *Invariant:* who joined a flight gets of it what a lookup would give, or what failed for all alike.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::Asked;
+use crate::cache::policy::NotStored;
+use crate::cache::stored::{Owner, Stored};
+use crate::error::Error;
+use crate::telemetry::Cause;
+use crate::upstream::{Answer, Sent, Trip};
+
+/// What a flight brings to all who wait for it.
+pub(super) type Landing = Result<Arc<Landed>, Arc<Failed>>;
+
+/// An answer that landed.
+#[derive(Clone, Debug)]
+pub(super) struct Landed {
+    /// The answer, presentable, for who asked.
+    pub(super) stored: Arc<Stored>,
+    /// The same for all others.
+    pub(super) shared: Arc<Stored>,
+    /// How it came to be here.
+    pub(super) origin: Origin,
+    /// Whether it was kept, or why not.
+    pub(super) kept: Result<(), NotStored>,
+    /// What its leader showed to be known by; on an open route only.
+    pub(super) credentials: Credentials,
+    /// What the upstream exchange took, if there was one.
+    pub(super) trip: Option<TripFacts>,
+}
+
+/// How an answer came to be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The flight's leader found it in the store: another flight had just landed.
+    Store,
+    /// The upstream confirmed a stale one with a 304.
+    Renewed,
+    /// The upstream sent it.
+    Upstream(StatusCode),
+}
+
+/// What an upstream exchange took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TripFacts {
+    pub(super) cause: Cause,
+    pub(super) tries: u8,
+    pub(super) duration: Duration,
+}
+
+/// How long an exchange took, tries included.
+pub(super) fn took(trip: &Trip) -> Duration {
+    trip.done_at.mono.saturating_sub(trip.started_at.mono)
+}
+
+impl TripFacts {
+    pub(super) fn of(cause: Cause, trip: &Trip) -> Self {
+        Self { cause, tries: trip.tries, duration: took(trip) }
+    }
+}
+
+/// A flight that brought no answer.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// What the upstream exchange took, if there was one.
+    pub(super) trip: Option<TripFacts>,
+    /// Whether the upstream may have acted on the request.
+    pub(super) sent: Sent,
+}
+
+impl From<Error> for Failed {
+    /// Refused here: the upstream was not asked.
+    fn from(error: Error) -> Self {
+        Self { error, trip: None, sent: Sent::Nothing }
+    }
+}
+
+/// What became of a validation.
+pub(super) enum Validated {
+    /// The stored response still holds: a 304 about it.
+    Holds(Arc<Stored>, Answer),
+    /// Anything else.
+    Answer(Answer),
+}
+
+impl Landed {
+    /// An answer for who asked alone, that nobody looked up or may keep.
+    pub(super) fn unkept(stored: Arc<Stored>, trip: TripFacts) -> Self {
+        Self {
+            shared: Arc::clone(&stored),
+            origin: Origin::Upstream(stored.status),
+            kept: Err(NotStored::Method),
+            credentials: Credentials::default(),
+            trip: Some(trip),
+            stored,
+        }
+    }
+
+    /// Whether a joiner may take it, judged as a lookup would. What can't be stored was for who asked
+    /// (RFC 9111 §4): only a failure is also that of others who show the same.
+    pub(super) fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
+        if let Owner::Caller(_) = self.stored.owner {
+            return true;
+        }
+        let fields = asked.inbound.fields();
+        let everybodys = match self.kept {
+            Ok(()) | Err(NotStored::Voided | NotStored::TooLarge | NotStored::SwitchedOff) => true,
+            Err(reason) if reason.is_for_its_asker_alone() => false,
+            Err(_) => {
+                let failed = self.stored.status.as_u16() >= 400;
+                failed && self.credentials == Credentials::of(fields)
+            }
+        };
+        everybodys && self.stored.variant.matches(fields)
+    }
+}
+
+/// What a request shows to be known by: compared, never sent or logged.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Credentials(Vec<HeaderValue>);
+
+impl Credentials {
+    pub(super) fn of(fields: &HeaderMap) -> Self {
+        let shown = [AUTHORIZATION, COOKIE].map(|name| fields.get_all(name));
+        Self(shown.into_iter().flatten().cloned().collect())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}

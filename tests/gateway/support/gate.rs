@@ -53,6 +53,22 @@ impl Gate {
         Self::open(&config)
     }
 
+    /// The whole shared cache of `deploy/open.toml` in front of `upstream`, on free ports; `change` departs
+    /// from it.
+    pub(crate) fn shared(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Self {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/open.toml");
+        let text = std::fs::read_to_string(file).unwrap();
+        let (mut config, warnings) = Config::parse(&text, []).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        config.listen.address = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        config.admin.address = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.log.level = Level::Trace;
+        let url = format!("http://{}", upstream.address()).parse().unwrap();
+        config.upstreams.insert("any".to_owned(), NamedUpstream { url });
+        change(&mut config);
+        Self::open(&config)
+    }
+
     /// Changes the cache policy, in `[cache]` and on every route that is cached.
     pub(crate) fn policy(config: &mut Config, change: impl Fn(&mut CachePolicy)) {
         change(&mut config.cache.policy);

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -70,9 +70,9 @@ impl Upstream {
     /// The next request that arrives is parked until it is released; its answer is chosen then.
     pub(crate) fn hold(&self) -> Held {
         let (arrived, has_arrived) = oneshot::channel();
-        let (release, released) = oneshot::channel();
-        self.stage.script.lock().holds.push_back(Hold { arrived, released });
-        Held { arrived: Mutex::new(Some(has_arrived)), release }
+        let (say, said) = mpsc::unbounded_channel();
+        self.stage.script.lock().holds.push_back(Hold { arrived, said });
+        Held { arrived: Mutex::new(Some(has_arrived)), say }
     }
 
     /// Waits until `many` requests have arrived in all.
@@ -266,7 +266,15 @@ impl Answer {
 /// A request that is parked when it arrives, until it is released.
 pub(crate) struct Held {
     arrived: Mutex<Option<oneshot::Receiver<()>>>,
-    release: oneshot::Sender<Option<Answer>>,
+    say: mpsc::UnboundedSender<Word>,
+}
+
+/// What is said to a request that is parked.
+enum Word {
+    /// These bytes, and no more for now.
+    Ahead(Vec<u8>),
+    /// What the script says by now, or this.
+    Answer(Option<Answer>),
 }
 
 impl Held {
@@ -279,12 +287,25 @@ impl Held {
 
     /// Has it answered as the script says now.
     pub(crate) fn release(self) {
-        self.release.send(None).expect("the gateway gave up on the held request");
+        self.say(Word::Answer(None));
     }
 
     /// Has it answered so.
     pub(crate) fn release_with(self, answer: Answer) {
-        self.release.send(Some(answer)).expect("the gateway gave up on the held request");
+        self.say(Word::Answer(Some(answer)));
+    }
+
+    /// Sends an interim response with these fields; it stays parked.
+    pub(crate) fn interim(&self, status: u16, fields: &[(&str, &str)]) {
+        let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
+        for (name, value) in fields {
+            write!(head, "{name}: {value}\r\n").unwrap();
+        }
+        self.say(Word::Ahead(format!("{head}\r\n").into_bytes()));
+    }
+
+    fn say(&self, word: Word) {
+        self.say.send(word).ok().expect("the gateway gave up on the held request");
     }
 }
 
@@ -304,30 +325,34 @@ struct Script {
 
 struct Hold {
     arrived: oneshot::Sender<()>,
-    released: oneshot::Receiver<Option<Answer>>,
+    said: mpsc::UnboundedReceiver<Word>,
 }
 
 impl Stage {
     /// Records a request, parks it if one is to be parked, and chooses its answer.
-    async fn play(&self, seen: Seen) -> Answer {
+    async fn play(&self, seen: Seen, stream: &mut TcpStream) -> io::Result<Answer> {
         let hold = {
             let mut script = self.script.lock();
             script.seen.push(seen.clone());
             script.holds.pop_front()
         };
         self.count.send_modify(|count| *count += 1);
-        if let Some(hold) = hold {
+        if let Some(mut hold) = hold {
             hold.arrived.send(()).ok();
             // A `Held` that was dropped lets its request go on.
-            if let Ok(Some(answer)) = hold.released.await {
-                return answer;
+            while let Some(word) = hold.said.recv().await {
+                match word {
+                    Word::Ahead(bytes) => stream.write_all(&bytes).await?,
+                    Word::Answer(Some(answer)) => return Ok(answer),
+                    Word::Answer(None) => break,
+                }
             }
         }
         let mut script = self.script.lock();
-        match script.next.pop_front() {
+        Ok(match script.next.pop_front() {
             Some(answer) => answer,
             None => (script.answer)(&seen),
-        }
+        })
     }
 }
 
@@ -336,7 +361,7 @@ async fn serve(mut stream: TcpStream, stage: &Stage) -> io::Result<()> {
     let mut input = BytesMut::new();
     while let Some(seen) = read_request(&mut stream, &mut input).await? {
         let is_head = seen.method == "HEAD";
-        let answer = stage.play(seen).await;
+        let answer = stage.play(seen, &mut stream).await?;
         stream.write_all(&answer.bytes(is_head)).await?;
         match answer.ending {
             Ending::KeepAlive => {}

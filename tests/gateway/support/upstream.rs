@@ -305,7 +305,7 @@ impl Held {
     }
 
     fn say(&self, word: Word) {
-        self.say.send(word).ok().expect("the gateway gave up on the held request");
+        assert!(self.say.send(word).is_ok(), "the gateway gave up on the held request");
     }
 }
 

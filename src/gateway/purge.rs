@@ -23,7 +23,11 @@ impl Gateway {
         let soft = strength == Strength::Soft;
         let Purged { entries, fetches } = purged;
         match purge {
-            Purge::Unit(unit) => info!(%unit, soft, entries, fetches, "purged"),
+            Purge::Unit(unit) => {
+                // Whatever was pasted there: a key is not logged.
+                let unit = self.0.masker.target(unit);
+                info!(%unit, soft, entries, fetches, "purged");
+            }
             Purge::Caller(caller) => info!(%caller, soft, entries, fetches, "purged"),
             Purge::Target(target) => {
                 let target = self.0.masker.target(target.as_str());

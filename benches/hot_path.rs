@@ -5,25 +5,20 @@
 
 use std::hint::black_box;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use criterion::Criterion;
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http::{Method, StatusCode, Uri};
 use tokio::runtime::Runtime;
-use unitgate::cache::policy::{CacheStatus, age_value};
+use unitgate::cache::policy::CacheStatus;
 use unitgate::caller::Callers;
-use unitgate::clock::{Clock, Dice};
+use unitgate::clock::Clock;
 use unitgate::config::{AccessLog, Config};
 use unitgate::gateway::Gateway;
 use unitgate::limit::Limits;
-use unitgate::listener::Ahead;
 use unitgate::route::Routes;
-use unitgate::server::{Server, Setting};
-use unitgate::telemetry::Lines;
+use unitgate::server::Server;
+
+use support::gate::{self, TARGET, gateway, raise};
 
 mod support;
 
@@ -67,7 +62,7 @@ fn pieces(criterion: &mut Criterion) {
     let clock = Clock::real();
     group.bench_function("clock", |bencher| bencher.iter(|| clock.now()));
     let callers = Callers::from_secret(b"bench");
-    let fields = request().headers().clone();
+    let fields = gate::request(TARGET).headers().clone();
     group.bench_function("identify", |bencher| {
         bencher.iter(|| callers.identify(black_box(&fields)));
     });
@@ -86,61 +81,10 @@ fn pieces(criterion: &mut Criterion) {
     group.bench_function("cache-status", |bencher| {
         bencher.iter(|| CacheStatus::hit(black_box(42)).member("unitgate"));
     });
-    group.bench_function("age", |bencher| {
-        bencher.iter(|| age_value(black_box(Duration::from_secs(17))));
-    });
     group.bench_function("header map clone", |bencher| bencher.iter(|| black_box(&fields).clone()));
     group.finish();
 }
 
 async fn hit(gateway: &Gateway) -> StatusCode {
-    let reply = gateway.handle(request(), IpAddr::V4(Ipv4Addr::LOCALHOST), &Ahead::new()).await;
-    assert!(reply.headers().contains_key("cache-status"));
-    reply.status()
+    gate::answered(gateway, gate::request(TARGET)).await.status()
 }
-
-fn request() -> Request<Full<Bytes>> {
-    Request::get(TARGET)
-        .header("host", "unitgate.internal")
-        .header("authorization", "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef")
-        .header("user-agent", "bench")
-        .header("accept", "*/*")
-        .body(Full::default())
-        .expect("the request is well-formed")
-}
-
-/// A gateway as shipped, its rates above the load, in front of a sample upstream.
-async fn gateway(access: AccessLog) -> Server {
-    let (listener, address) = support::loopback().await;
-    #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
-    tokio::spawn(support::serve_bare(listener, support::answer()));
-    let mut config = Config::default();
-    config.listen.address = vec![([127, 0, 0, 1], 0).into()];
-    config.admin.address = None;
-    config.log.access = access;
-    config.cache.policy.ttl = Duration::from_hours(1);
-    for route in &mut config.routes {
-        if let Some(policy) = &mut route.cache {
-            policy.ttl = Duration::from_hours(1);
-        }
-    }
-    for upstream in config.upstreams.values_mut() {
-        upstream.url = format!("http://{address}").parse().expect("an address is an authority");
-    }
-    raise(&mut config.limits);
-    let lines = Lines::to(std::io::sink()).expect("the machine runs threads");
-    let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
-    let server = Server::start(&config, setting).expect("loopback has free ports");
-    let gateway = Arc::new(server.gateway().clone());
-    assert_eq!(hit(&gateway).await, StatusCode::OK);
-    server
-}
-
-fn raise(limits: &mut unitgate::config::Limits) {
-    for rate in limits.caller.iter_mut().chain(limits.caller_upstream.iter_mut()) {
-        rate.per_second = 1_000_000;
-        rate.burst = 1_000_000;
-    }
-}
-
-const TARGET: &str = "/api/v1/calcom/integration/unit/unit-1";

@@ -95,12 +95,12 @@ impl Gateway {
         if !body.is_empty() && !shown.contains_key(CONTENT_TYPE) && route.masks() {
             shown.insert(CONTENT_TYPE, JSON);
         }
-        if route.masks() && status.is_success() && !body.is_empty() {
-            shown.insert(ETAG, etag_over(&body));
-        }
         if !shown.contains_key(DATE) {
             // RFC 9110 §6.6.1: a recipient with a clock records the time of receipt.
             shown.insert(DATE, date(trip.head_at.wall));
+        }
+        if route.masks() && status.is_success() && !body.is_empty() {
+            shown.insert(ETAG, etag_over(&body));
         }
         Ok(Composed {
             status,

@@ -79,7 +79,7 @@ impl Gateway {
             landing = self.landed(ticket, &asked).await;
         }
         match landing {
-            Ok(landed) => Ok(Reply::landed(&landed, role, why)),
+            Ok(landed) => Ok(Reply::landed(&landed, role, why, self.0.clock.now())),
             Err(failed) => {
                 asked.account.trip = failed.trip.filter(|_| role == Role::Leader);
                 Err(failed.error.clone())

@@ -63,7 +63,7 @@ impl Gateway {
         // token unheard.
         let ticket = self.0.flights.alone(|publisher| errand.run(publisher));
         match self.landed(ticket, &asked).await {
-            Ok(landed) => Ok(Reply::forwarded(&landed, why)),
+            Ok(landed) => Ok(Reply::forwarded(&landed, why, self.0.clock.now())),
             Err(failed) => {
                 asked.account.trip = failed.trip;
                 Err(failed.error.clone())
@@ -133,12 +133,8 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
-        let marks = Marks::of(client, inbound.version(), &self.0.via, &self.0.dice);
-        let marks = Marks {
-            request_id: detached(&inbound.id),
-            traceparent: marks.traceparent.as_ref().map(detached),
-            ..marks
-        };
+        let marks = Marks::of(client, inbound.version(), &self.0.via, inbound.id.detached());
+        let marks = Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks };
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };
             let mut fields = fields::request_for_all(client, inbound.method(), codings, &marks);

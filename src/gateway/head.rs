@@ -41,7 +41,7 @@ impl Gateway {
         // Detached, so that what it says of a stored response counts though its client leaves.
         let ticket = self.0.flights.alone(|publisher| job.run_head(stamp, publisher));
         match self.landed(ticket, &asked).await {
-            Ok(landed) => Ok(Reply::landed(&landed, Role::Leader, why)),
+            Ok(landed) => Ok(Reply::landed(&landed, Role::Leader, why, self.0.clock.now())),
             Err(failed) => {
                 asked.account.trip = failed.trip;
                 Err(failed.error.clone())

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use parking_lot::Mutex;
 
 use super::Gateway;
+use super::values::Values;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
@@ -38,26 +39,62 @@ pub(super) struct Inbound<B> {
     body: Mutex<Option<B>>,
     /// Whose connection it came over.
     pub(super) peer: IpAddr,
-    /// The client's request id if it is a plain one, else ours.
-    pub(super) id: HeaderValue,
+    /// When its head was complete.
+    pub(super) at: Now,
+    pub(super) id: RequestId,
+}
+
+/// What a request is known by.
+pub(super) enum RequestId {
+    /// As its client said: plain, and without a key in it.
+    Clients(HeaderValue),
+    /// Made here.
+    Ours([u8; 32]),
+}
+
+impl RequestId {
+    fn of(fields: &HeaderMap, gateway: &Gateway) -> Self {
+        // An id that holds a key must be neither logged nor sent on.
+        match fields::request_id(fields).filter(|id| gateway.0.masker.field(id) == **id) {
+            Some(id) => Self::Clients(id.clone()),
+            None => Self::Ours(fields::new_id(&gateway.0.dice)),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Clients(id) => id.to_str().unwrap_or_default(),
+            Self::Ours(id) => std::str::from_utf8(id).unwrap_or_default(),
+        }
+    }
+
+    /// As a field of a reply.
+    pub(super) fn value(&self, values: &mut Values) -> HeaderValue {
+        match self {
+            Self::Clients(id) => id.clone(),
+            Self::Ours(id) => values.make(|out| out.extend_from_slice(id)),
+        }
+    }
+
+    /// As a field of a request upstream, in memory of its own.
+    pub(super) fn detached(&self) -> HeaderValue {
+        HeaderValue::from_bytes(self.as_str().as_bytes())
+            .unwrap_or_else(|_impossible| HeaderValue::from_static(""))
+    }
 }
 
 impl<B> Inbound<B> {
-    pub(super) fn new(request: Request<B>, peer: IpAddr, gateway: &Gateway) -> Self {
+    pub(super) fn new(request: Request<B>, peer: IpAddr, at: Now, gateway: &Gateway) -> Self {
         let (parts, body) = request.into_parts();
-        let mut id = fields::request_id(&parts.headers, &gateway.0.dice);
-        if gateway.0.masker.field(&id) != id {
-            // The client's own id holds a key: it must be neither logged nor sent on.
-            id = fields::request_id(&HeaderMap::new(), &gateway.0.dice);
-        }
-        Self { parts, body: Mutex::new(Some(body)), peer: peer.to_canonical(), id }
+        let id = RequestId::of(&parts.headers, gateway);
+        Self { parts, body: Mutex::new(Some(body)), peer: peer.to_canonical(), at, id }
     }
 
     /// What the record begins with.
-    pub(super) fn arrival(&self, started: Now) -> Arrival<'_> {
+    pub(super) fn arrival(&self) -> Arrival<'_> {
         let target = self.uri().path_and_query().map_or("", PathAndQuery::as_str);
-        let id = self.id.to_str().unwrap_or_default();
-        Arrival { started, id, peer: self.peer, method: self.method(), target }
+        let id = self.id.as_str();
+        Arrival { started: self.at, id, peer: self.peer, method: self.method(), target }
     }
 
     pub(super) fn method(&self) -> &Method {

@@ -51,6 +51,7 @@ use interim::Interim;
 use landing::Landing;
 use plan::Plan;
 use reply::Reply;
+use template::Template;
 
 mod account;
 mod asked;
@@ -68,6 +69,8 @@ mod plan;
 mod problem;
 mod purge;
 mod reply;
+mod template;
+mod values;
 
 pub use fetch::ANSWERED_5XX;
 pub use inbound::Payload;
@@ -87,6 +90,7 @@ impl fmt::Debug for Gateway {
 struct Shared {
     routes: Routes,
     plans: Vec<Plan>,
+    template: Template,
     callers: Callers,
     limits: Limits,
     masker: Masker,
@@ -139,6 +143,7 @@ impl Gateway {
         Self(Arc::new(Shared {
             routes,
             plans,
+            template: Template::new(),
             limits: Limits::new(&config.limits, &rates, clock.clone()),
             masker,
             cache: Cache::new(config.cache.max_bytes),
@@ -197,8 +202,9 @@ impl Gateway {
         peer: IpAddr,
         ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
-        let inbound = Inbound::new(request, peer, self);
-        let exchange = self.0.telemetry.begin(inbound.arrival(self.0.clock.now()));
+        let now = self.0.clock.now();
+        let inbound = Inbound::new(request, peer, now, self);
+        let exchange = self.0.telemetry.begin(inbound.arrival());
         let mut account = Account::new(exchange, ahead);
         let result = self.respond(&inbound, &mut account).await;
         account.note(result.as_ref().ok());
@@ -233,7 +239,7 @@ impl Gateway {
             self.serve(asked, caller.as_ref()).await
         } else {
             let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
-            self.forward(asked, caller.as_ref(), why).await
+            Box::pin(self.forward(asked, caller.as_ref(), why)).await
         }
     }
 
@@ -243,26 +249,30 @@ impl Gateway {
         asked: Asked<'_, '_, B>,
         caller: Option<&Caller>,
     ) -> Result<Reply, Error> {
-        let now = self.0.clock.now();
+        // A request is looked up in the moment it came: reading the clocks again costs more than the rest
+        // of the lookup's arithmetic.
+        let now = asked.inbound.at;
         let key = asked.key(caller);
         let fields = asked.inbound.fields();
         let found = self.0.cache.lookup(&key, fields, asked.plan.made_under, &now);
-        let found = self.reuse(&asked, found).inspect_err(|_refused| {
+        let found = Self::reuse(&asked, found).inspect_err(|_refused| {
             asked.account.forward = Some(Forward::Request);
         })?;
         match found {
-            Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
+            Lookup::Fresh(stored) => Ok(Reply::hit(stored, now)),
             Lookup::StaleWhileRevalidate(stored) => {
                 self.refresh(&asked, &key, caller, Arc::clone(&stored));
-                Ok(Reply::stale(stored))
+                Ok(Reply::stale(stored, now))
             }
-            Lookup::Stale(stored) => self.revalidate(asked, &key, caller, stored).await,
-            Lookup::Miss(why) => self.fetch(asked, &key, caller, None, why).await,
+            // Boxed: what waits for the upstream would make the future of every hit larger, and it is moved
+            // for each request.
+            Lookup::Stale(stored) => Box::pin(self.revalidate(asked, &key, caller, stored)).await,
+            Lookup::Miss(why) => Box::pin(self.fetch(asked, &key, caller, None, why)).await,
         }
     }
 
     /// What the request's own directives make of what was found; only where the route honours them.
-    fn reuse<B>(&self, asked: &Asked<'_, '_, B>, found: Lookup) -> Result<Lookup, Error> {
+    fn reuse<B>(asked: &Asked<'_, '_, B>, found: Lookup) -> Result<Lookup, Error> {
         let rules = &asked.plan.rules;
         if !rules.request_directives {
             return Ok(found);
@@ -277,7 +287,7 @@ impl Gateway {
                 Ok(found)
             };
         };
-        let age = stored.age(&self.0.clock.now());
+        let age = stored.age(&asked.inbound.at);
         match policy::reuse(rules, &stored.life, age, fields) {
             // A client may take a stale answer (RFC 9111 §5.2.1.2), but not one that a write made stale,
             // nor past what its token was last allowed.
@@ -327,12 +337,12 @@ impl Gateway {
         // Asked again, since a 401, a write or a newer answer may have ended it meanwhile.
         let now = self.0.clock.now();
         match self.0.cache.lookup(key, fields, made_under, &now) {
-            Lookup::Fresh(stored) => Ok(Reply::hit(stored)),
+            Lookup::Fresh(stored) => Ok(Reply::hit(stored, now)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
                 if !stored.life.stale_forbidden
                     && stored.life.stale_if_error_allows(stored.age(&now)) =>
             {
-                Ok(Reply::stale_if_error(stored, result.as_ref().ok()))
+                Ok(Reply::stale_if_error(stored, result.as_ref().ok(), now))
             }
             _ => result,
         }

@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* a problem quotes nothing but our own table, and is never cached.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -12,6 +12,7 @@ use http_body_util::Full;
 use super::Account;
 use super::inbound::{Inbound, Payload};
 use super::reply::NAME;
+use super::values::Values;
 use crate::cache::policy::CacheStatus;
 use crate::caller::CallerError;
 use crate::error::Error;
@@ -24,6 +25,7 @@ pub(super) fn refuse<B: Payload>(
     inbound: &Inbound<B>,
     error: &Error,
     account: &Account<'_>,
+    values: &mut Values,
 ) -> (Response<Full<Bytes>>, telemetry::Reply) {
     let profile = error.profile();
     let policy = match error {
@@ -31,7 +33,7 @@ pub(super) fn refuse<B: Payload>(
         Error::Throttled(Throttled { by: Limiter::Upstream, .. }) => Some("upstream"),
         _ => None,
     };
-    let id = inbound.id.to_str().ok();
+    let id = Some(inbound.id.as_str());
     let body = problem(profile.status, profile.code, profile.text, policy, id);
     let head = *inbound.method() == Method::HEAD;
     let length = u64::try_from(body.len()).unwrap_or_default();
@@ -48,7 +50,7 @@ pub(super) fn refuse<B: Payload>(
     if head {
         fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    explain(fields, error);
+    explain(fields, error, values);
     if let Some(forward) = account.forward {
         let status = CacheStatus { detail: Some(profile.code), ..CacheStatus::forwarded(forward) };
         status.append_to(NAME, fields);
@@ -64,7 +66,7 @@ pub(super) fn refuse<B: Payload>(
 }
 
 /// The fields that some refusals owe.
-fn explain(fields: &mut HeaderMap, error: &Error) {
+fn explain(fields: &mut HeaderMap, error: &Error, values: &mut Values) {
     match error {
         Error::Route(RouteError::MethodNotAllowed { allow }) => {
             if let Ok(allow) = HeaderValue::from_str(allow) {
@@ -78,11 +80,12 @@ fn explain(fields: &mut HeaderMap, error: &Error) {
             fields.insert(RETRY_AFTER, HeaderValue::from(throttled.retry_after));
             if let (Some(quota), Limiter::Upstream) = (&throttled.quota, throttled.by) {
                 fields.insert(RATELIMIT_POLICY, quota_policy("upstream", quota));
-                fields.insert(RATELIMIT, rate_limit("upstream", quota));
+                fields
+                    .insert(RATELIMIT, values.make(|out| write_rate_limit("upstream", quota, out)));
             }
             if let (Some(quota), Limiter::Caller) = (&throttled.quota, throttled.by) {
                 fields.insert(RATELIMIT_POLICY, quota_policy("caller", quota));
-                fields.insert(RATELIMIT, rate_limit("caller", quota));
+                fields.insert(RATELIMIT, values.make(|out| write_rate_limit("caller", quota, out)));
             }
         }
         _ => {}
@@ -100,16 +103,14 @@ fn challenge(error: CallerError) -> HeaderValue {
     })
 }
 
-/// `"NAME";r=…;t=…` (draft-ietf-httpapi-ratelimit-headers §4).
-pub(super) fn rate_limit(name: &str, quota: &Quota) -> HeaderValue {
+/// Writes `"NAME";r=…;t=…` (draft-ietf-httpapi-ratelimit-headers §4).
+pub(super) fn write_rate_limit(name: &str, quota: &Quota, out: &mut BytesMut) {
     let (mut remaining, mut reset) = (itoa::Buffer::new(), itoa::Buffer::new());
-    let mut item = String::with_capacity(RATE_LIMIT_LENGTH);
     for part in
         ["\"", name, "\";r=", remaining.format(quota.remaining), ";t=", reset.format(quota.reset)]
     {
-        item.push_str(part);
+        out.extend_from_slice(part.as_bytes());
     }
-    list_item(&item)
 }
 
 /// `"NAME";q=…;w=…` (draft-ietf-httpapi-ratelimit-headers §3).
@@ -150,9 +151,6 @@ fn problem(
     }
     Bytes::from(problem.to_string())
 }
-
-/// Room for the item of any quota: a name, 10 and 20 digits.
-const RATE_LIMIT_LENGTH: usize = 48;
 
 /// The registered problem type of an exceeded quota.
 const QUOTA: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";

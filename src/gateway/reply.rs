@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
+use http::header::{AGE, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::inbound::{Inbound, Payload};
 use super::landing::{Landed, Origin, TripFacts};
-use super::problem::{RATELIMIT, RATELIMIT_POLICY, rate_limit, refuse};
+use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse, write_rate_limit};
+use super::template::Ours;
+use super::values::Values;
 use super::{Account, Gateway};
 use crate::cache::Status;
 use crate::cache::flight::Role;
-use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer, age_value};
+use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer};
 use crate::cache::stored::{Owner, Stored};
 use crate::clock::Now;
 use crate::error::Error;
@@ -30,6 +32,8 @@ pub(super) struct Reply {
     pub(super) stored: Arc<Stored>,
     pub(super) status: Status,
     pub(super) trip: Option<TripFacts>,
+    /// When it was decided: what its age is counted to.
+    at: Now,
     forward: Option<Forward>,
     fwd_status: Option<StatusCode>,
     kept: bool,
@@ -37,33 +41,33 @@ pub(super) struct Reply {
 
 impl Reply {
     /// From memory, fresh.
-    pub(super) fn hit(stored: Arc<Stored>) -> Self {
-        Self::of(stored, Status::Hit)
+    pub(super) fn hit(stored: Arc<Stored>, now: Now) -> Self {
+        Self::of(stored, Status::Hit, now)
     }
 
     /// From memory, stale, while it is being refreshed.
-    pub(super) fn stale(stored: Arc<Stored>) -> Self {
-        Self::of(stored, Status::StaleWhileRevalidate)
+    pub(super) fn stale(stored: Arc<Stored>, now: Now) -> Self {
+        Self::of(stored, Status::StaleWhileRevalidate, now)
     }
 
     /// From memory, stale, since the upstream failed: with this status, if it had one.
-    pub(super) fn stale_if_error(stored: Arc<Stored>, failed: Option<&Self>) -> Self {
+    pub(super) fn stale_if_error(stored: Arc<Stored>, failed: Option<&Self>, now: Now) -> Self {
         Self {
             forward: Some(Forward::Stale),
             fwd_status: failed.and_then(|failed| failed.fwd_status),
             trip: failed.and_then(|failed| failed.trip),
-            ..Self::of(stored, Status::StaleIfError)
+            ..Self::of(stored, Status::StaleIfError, now)
         }
     }
 
     /// From a flight.
-    pub(super) fn landed(landed: &Landed, role: Role, why: Forward) -> Self {
+    pub(super) fn landed(landed: &Landed, role: Role, why: Forward, now: Now) -> Self {
         let stored = Arc::clone(match role {
             Role::Leader => &landed.stored,
             Role::Joiner => &landed.shared,
         });
         let (status, fwd_status) = match (landed.origin, role) {
-            (Origin::Store, _) => return Self::hit(stored),
+            (Origin::Store, _) => return Self::hit(stored, now),
             (Origin::Renewed, Role::Leader) => (Status::Revalidated, StatusCode::NOT_MODIFIED),
             (Origin::Upstream(status), Role::Leader) => (Status::Miss, status),
             (Origin::Renewed, Role::Joiner) => (Status::Coalesced, StatusCode::NOT_MODIFIED),
@@ -74,24 +78,25 @@ impl Reply {
             forward: Some(why),
             fwd_status: Some(fwd_status),
             kept: landed.kept.is_ok(),
-            ..Self::of(stored, status)
+            ..Self::of(stored, status, now)
         }
     }
 
     /// From a route or method without a cache.
-    pub(super) fn forwarded(landed: &Landed, why: Forward) -> Self {
+    pub(super) fn forwarded(landed: &Landed, why: Forward, now: Now) -> Self {
         let fwd_status = Some(landed.stored.status);
-        let reply = Self::of(Arc::clone(&landed.stored), Status::Forwarded);
+        let reply = Self::of(Arc::clone(&landed.stored), Status::Forwarded, now);
         Self { forward: Some(why), fwd_status, trip: landed.trip, ..reply }
     }
 
     /// Made here in the upstream's place, without asking the cache.
     pub(super) fn of_ours(stored: Arc<Stored>) -> Self {
-        Self::of(stored, Status::Forwarded)
+        let now = stored.received;
+        Self::of(stored, Status::Forwarded, now)
     }
 
-    fn of(stored: Arc<Stored>, status: Status) -> Self {
-        Self { stored, status, trip: None, forward: None, fwd_status: None, kept: false }
+    fn of(stored: Arc<Stored>, status: Status, at: Now) -> Self {
+        Self { stored, status, trip: None, at, forward: None, fwd_status: None, kept: false }
     }
 
     /// Whether a stale copy may stand in for it (RFC 5861 §4; likewise for an upstream's 429).
@@ -99,8 +104,8 @@ impl Reply {
         matches!(self.stored.status.as_u16(), 429 | 500 | 502 | 503 | 504)
     }
 
-    fn cache_status(&self, now: &Now) -> CacheStatus {
-        let ttl = self.stored.life.ttl(self.stored.age(now));
+    fn cache_status(&self, age: Duration) -> CacheStatus {
+        let ttl = self.stored.life.ttl(age);
         let Some(forward) = self.forward else { return CacheStatus::hit(ttl) };
         let mut status = CacheStatus::forwarded(forward);
         status.fwd_status = self.fwd_status.map(|status| status.as_u16());
@@ -132,28 +137,75 @@ impl Gateway {
         result: Result<Reply, Error>,
         account: &Account<'_>,
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
-        let now = self.0.clock.now();
+        let mut values = Values::new();
+        if let Ok(reply) = &result
+            && let Some(hit) = self.usual_hit(inbound, reply, account, &mut values)
+        {
+            return hit;
+        }
         let (mut response, record) = match result {
-            Ok(reply) if reply.stored.owner == account.owner => present(inbound, &reply, &now),
+            Ok(reply) if reply.stored.owner == account.owner => {
+                present(inbound, &reply, &mut values)
+            }
             Ok(_another_callers) => {
                 tracing::error!("an answer was about to go to another caller; it was refused");
-                refuse(inbound, &Error::Lost, account)
+                refuse(inbound, &Error::Lost, account, &mut values)
             }
-            Err(error) => refuse(inbound, &error, account),
+            Err(error) => refuse(inbound, &error, account, &mut values),
         };
         let fields = response.headers_mut();
-        fields.insert(X_REQUEST_ID, inbound.id.clone());
+        fields.insert(X_REQUEST_ID, inbound.id.value(&mut values));
         if self.0.shutdown.is_leaving() {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         // A refusal tells of the limit that refused.
-        if let Some(quota) = account.quota.filter(|_| !fields.contains_key(RATELIMIT)) {
+        let told = record.error.is_some() && fields.contains_key(RATELIMIT);
+        if let Some(quota) = account.quota.filter(|_| !told) {
             if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {
                 fields.insert(RATELIMIT_POLICY, policy);
             }
-            fields.insert(RATELIMIT, rate_limit("caller", &quota));
+            let left = values.make(|out| write_rate_limit("caller", &quota, out));
+            fields.insert(RATELIMIT, left);
         }
         (response, record)
+    }
+
+    /// What nearly every reply is: a whole answer out of a caller's own partition. The same as
+    /// [`present`] makes, at less than half the price.
+    fn usual_hit<B: Payload>(
+        &self,
+        inbound: &Inbound<B>,
+        reply: &Reply,
+        account: &Account<'_>,
+        values: &mut Values,
+    ) -> Option<(Response<Full<Bytes>>, telemetry::Reply)> {
+        let stored = &*reply.stored;
+        let own = stored.owner == account.owner && stored.owner != Owner::Open;
+        let plain = reply.is_from_cache()
+            && !inbound.fields().contains_key(IF_NONE_MATCH)
+            && *inbound.method() == Method::GET
+            && !self.0.shutdown.is_leaving();
+        let quota = account.quota.filter(|_quota| own && plain)?;
+        let age = stored.age(&reply.at);
+        let status = reply.cache_status(age);
+        let ours = Ours {
+            age: values.make(|out| policy::write_age(age, out)),
+            cache_status: values.make(|out| status.write(NAME, out)),
+            request_id: inbound.id.value(values),
+            rate_limit: values.make(|out| write_rate_limit("caller", &quota, out)),
+            rate_limit_policy: account.route.and_then(|route| self.rate_policy(route))?,
+        };
+        let mut response = Response::new(Full::new(stored.body.bytes().clone()));
+        *response.headers_mut() = self.0.template.filled(ours, &stored.fields)?;
+        *response.status_mut() = stored.status;
+        let record = telemetry::Reply {
+            status: stored.status,
+            outcome: Outcome::Cache(reply.status),
+            bytes: u64::try_from(stored.body.len()).unwrap_or(u64::MAX),
+            age: Some(age),
+            error: None,
+        };
+        Some((response, record))
     }
 
     fn rate_policy(&self, route: usize) -> Option<HeaderValue> {
@@ -165,10 +217,10 @@ impl Gateway {
 fn present<B>(
     inbound: &Inbound<B>,
     reply: &Reply,
-    now: &Now,
+    values: &mut Values,
 ) -> (Response<Full<Bytes>>, telemetry::Reply) {
     let stored = &*reply.stored;
-    let age = stored.age(now);
+    let age = stored.age(&reply.at);
     let mut response = if is_unchanged(inbound, stored) {
         without_content(stored)
     } else {
@@ -177,10 +229,11 @@ fn present<B>(
     let fields = response.headers_mut();
     // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
-        fields.insert(AGE, age_value(age));
+        fields.insert(AGE, values.make(|out| policy::write_age(age, out)));
     }
     if reply.forward.is_some() || reply.is_from_cache() {
-        reply.cache_status(now).append_to(NAME, fields);
+        let status = reply.cache_status(age);
+        policy::append_member(fields, values.make(|out| status.write(NAME, out)));
     }
     let record = telemetry::Reply {
         status: response.status(),
@@ -267,4 +320,5 @@ pub(super) const NAME: &str = "unitgate";
 /// Fields added to those of a stored response.
 const OUR_FIELDS: usize = 6;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -26,7 +26,7 @@ use crate::clock::Dice;
 pub struct Marks {
     /// The Via that goes upstream: what was there, and this instance.
     pub via: HeaderValue,
-    /// The client's request id if it is well-formed, else one made here.
+    /// The request's id.
     pub request_id: HeaderValue,
     /// The client's `traceparent` if it is well-formed.
     pub traceparent: Option<HeaderValue>,
@@ -34,13 +34,9 @@ pub struct Marks {
 
 impl Marks {
     /// The marks of a request that came in `version` with `fields` to the instance called `name`.
-    pub fn of(fields: &HeaderMap, version: Version, name: &str, dice: &Dice) -> Self {
+    pub fn of(fields: &HeaderMap, version: Version, name: &str, request_id: HeaderValue) -> Self {
         let traceparent = only(fields, &TRACEPARENT).filter(|value| is_traceparent(value));
-        Self {
-            via: via(fields, version, name),
-            request_id: request_id(fields, dice),
-            traceparent: traceparent.cloned(),
-        }
+        Self { via: via(fields, version, name), request_id, traceparent: traceparent.cloned() }
     }
 
     fn put_on(&self, fields: &mut HeaderMap) {
@@ -281,26 +277,24 @@ pub fn max_forwards(method: &Method, fields: &HeaderMap) -> Hops {
     }
 }
 
-/// The client's `X-Request-Id` if it is `[A-Za-z0-9._-]{1,64}`, else a new one.
-pub fn request_id(fields: &HeaderMap, dice: &Dice) -> HeaderValue {
-    let valid = |value: &&HeaderValue| {
+/// The client's `X-Request-Id` if it is `[A-Za-z0-9._-]{1,64}`.
+pub fn request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
+    only(fields, &X_REQUEST_ID).filter(|value| {
         (1..=64).contains(&value.len())
             && value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
-    };
-    if let Some(value) = only(fields, &X_REQUEST_ID).filter(valid) {
-        return value.clone();
-    }
-    new_id(dice)
+    })
 }
 
-fn new_id(dice: &Dice) -> HeaderValue {
-    let rolled = (u128::from(dice.roll()) << 64) | u128::from(dice.roll());
+/// A new request id: 128 bits of chance in hexadecimal.
+#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
+pub fn new_id(dice: &Dice) -> [u8; 32] {
     let mut digits = [b'0'; 32];
-    for (digit, shift) in digits.iter_mut().zip((0_u32..).step_by(4)) {
-        let nibble = u8::try_from((rolled >> shift) & 15).unwrap_or_default();
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    for (half, rolled) in digits.chunks_exact_mut(16).zip([dice.roll(), dice.roll()]) {
+        for (digit, shift) in half.iter_mut().zip((0_u32..64).step_by(4)) {
+            *digit = HEX[usize::try_from((rolled >> shift) & 15).unwrap_or_default()];
+        }
     }
-    HeaderValue::from_bytes(&digits).expect("hexadecimal digits may stand in a field")
+    digits
 }
 
 /// The field's value, unless it is absent or there are several.
@@ -328,6 +322,9 @@ fn is_for_everyone(name: &[u8]) -> bool {
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2), not empty and without user info.
 fn valid_host(bytes: &[u8]) -> Result<&str, FieldError> {
     let text = str::from_utf8(bytes).or(Err(FieldError::HostInvalid))?;
+    if is_plain_host(bytes) {
+        return Ok(text);
+    }
     let authority = Authority::try_from(bytes).or(Err(FieldError::HostInvalid))?;
     let port = authority.as_str().strip_prefix(authority.host());
     let port = port.map(|rest| rest.strip_prefix(':').unwrap_or(rest));
@@ -338,6 +335,19 @@ fn valid_host(bytes: &[u8]) -> Result<&str, FieldError> {
         return Err(FieldError::HostInvalid);
     }
     Ok(text)
+}
+
+/// What nearly every Host is, told without a parser: a name or an IPv4 address, and a port of up to four
+/// digits.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+fn is_plain_host(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|byte| !IN_NAME[usize::from(*byte)]).unwrap_or(bytes.len());
+    match bytes.split_at(end) {
+        ([], _) => false,
+        (_, []) => true,
+        (_, [b':', port @ ..]) => port.len() <= 4 && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
 
 /// W3C Trace Context: `version-trace-parent-flags` in lower-case hex, neither id all zero.
@@ -387,6 +397,19 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 /// The request id's field, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What a plain host's name is made of: a table, since every request has one.
+const IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut plain: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._";
+    while let [byte, rest @ ..] = plain {
+        table[*byte as usize] = true;
+        plain = rest;
+    }
+    table
+};
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const OUR_NAME: &str = concat!("unitgate/", env!("CARGO_PKG_VERSION"));
@@ -416,7 +439,7 @@ mod tests {
     }
 
     fn marks(client: &HeaderMap) -> Marks {
-        Marks::of(client, Version::HTTP_11, "me", &Dice::seeded(1))
+        Marks::of(client, Version::HTTP_11, "me", HeaderValue::from_static("id-1"))
     }
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -507,7 +530,7 @@ mod tests {
             format!("traceparent: {TRACE}"),
             format!("user-agent: {OUR_NAME}"),
             "via: 1.0 edge, 1.1 me".to_owned(),
-            "x-request-id: abc".to_owned(),
+            "x-request-id: id-1".to_owned(),
         ];
         assert_eq!(lines(&request), want);
         assert!(request[AUTHORIZATION].is_sensitive());
@@ -636,19 +659,13 @@ mod tests {
 
     #[test]
     fn a_request_id_is_taken_over_only_if_it_is_harmless() {
+        let taken = |id: &str| request_id(&fields(&[("x-request-id", id)])).is_some();
+        assert!(["a", "A.b_c-9", &"a".repeat(64)].into_iter().all(taken));
+        assert!(!["", "a b", "a\"", "é", "a/b", &"a".repeat(65)].into_iter().any(taken));
+        assert_eq!(request_id(&fields(&[("x-request-id", "a"), ("x-request-id", "a")])), None);
         let dice = Dice::seeded(1);
-        let longest = "a".repeat(64);
-        for id in ["a", "A.b_c-9", &longest] {
-            assert_eq!(request_id(&fields(&[("x-request-id", id)]), &dice), id);
-        }
-        let too_long = "a".repeat(65);
-        for id in ["", "a b", "a\"", "é", "a/b", &too_long] {
-            let made = request_id(&fields(&[("x-request-id", id)]), &dice);
-            assert!(made != id && made.len() == 32);
-        }
-        let twice = fields(&[("x-request-id", "a"), ("x-request-id", "a")]);
-        assert_eq!(request_id(&twice, &dice).len(), 32);
-        assert_ne!(request_id(&twice, &dice), request_id(&twice, &dice));
+        let (one, other) = (new_id(&dice), new_id(&dice));
+        assert!(one != other && one.iter().all(u8::is_ascii_hexdigit));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{List, Parser};
 
@@ -80,46 +81,58 @@ impl CacheStatus {
 
     /// The member of the cache called `cache`, which is a token such as `unitgate`.
     pub fn member(&self, cache: &str) -> HeaderValue {
-        let mut member = String::with_capacity(cache.len() + 24);
-        member.push_str(cache);
+        let mut member = BytesMut::with_capacity(cache.len() + 24);
+        self.write(cache, &mut member);
+        HeaderValue::from_maybe_shared(member.freeze())
+            .unwrap_or(HeaderValue::from_static("unitgate"))
+    }
+
+    /// Writes the member of the cache called `cache`.
+    pub fn write(&self, cache: &str, member: &mut BytesMut) {
+        member.extend_from_slice(cache.as_bytes());
         match self.outcome {
-            Outcome::Hit => member.push_str("; hit"),
-            Outcome::Forwarded(reason) => self.push_forward(&mut member, reason),
+            Outcome::Hit => member.extend_from_slice(b"; hit"),
+            Outcome::Forwarded(reason) => self.push_forward(member, reason),
         }
         if let Some(ttl) = self.ttl {
-            member.push_str("; ttl=");
-            member.push_str(itoa::Buffer::new().format(ttl.clamp(-MOST_INTEGER, MOST_INTEGER)));
+            member.extend_from_slice(b"; ttl=");
+            let ttl = ttl.clamp(-MOST_INTEGER, MOST_INTEGER);
+            member.extend_from_slice(itoa::Buffer::new().format(ttl).as_bytes());
         }
         if let Some(detail) = self.detail {
-            member.push_str("; detail=");
-            push_item(&mut member, detail);
+            member.extend_from_slice(b"; detail=");
+            push_item(member, detail);
         }
-        HeaderValue::try_from(member).unwrap_or(HeaderValue::from_static("unitgate"))
     }
 
     /// Appends the member to `fields`, after those of the caches before this one (RFC 9211 §2). If
     /// theirs are no valid list they are removed, since they would make ours unreadable.
     pub fn append_to(&self, cache: &str, fields: &mut HeaderMap) {
-        if fields.contains_key(&CACHE_STATUS) && !is_list(fields) {
-            fields.remove(&CACHE_STATUS);
-        }
-        fields.append(CACHE_STATUS, self.member(cache));
+        append_member(fields, self.member(cache));
     }
 
-    fn push_forward(&self, member: &mut String, reason: Forward) {
-        member.push_str("; fwd=");
-        member.push_str(reason.as_str());
+    fn push_forward(&self, member: &mut BytesMut, reason: Forward) {
+        member.extend_from_slice(b"; fwd=");
+        member.extend_from_slice(reason.as_str().as_bytes());
         if let Some(status) = self.fwd_status {
-            member.push_str("; fwd-status=");
-            member.push_str(itoa::Buffer::new().format(status));
+            member.extend_from_slice(b"; fwd-status=");
+            member.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         }
         if self.stored {
-            member.push_str("; stored");
+            member.extend_from_slice(b"; stored");
         }
         if self.collapsed {
-            member.push_str("; collapsed");
+            member.extend_from_slice(b"; collapsed");
         }
     }
+}
+
+/// Appends a member of ours, as [`CacheStatus::append_to`] does.
+pub fn append_member(fields: &mut HeaderMap, member: HeaderValue) {
+    if fields.contains_key(&CACHE_STATUS) && !is_list(fields) {
+        fields.remove(&CACHE_STATUS);
+    }
+    fields.append(CACHE_STATUS, member);
 }
 
 impl Outcome {
@@ -161,9 +174,9 @@ impl Forward {
     }
 }
 
-/// `Age` in whole seconds (RFC 9111 §5.1), at most 2^31 (RFC 9111 §1.2.2).
-pub fn age_value(age: Duration) -> HeaderValue {
-    HeaderValue::from(age.as_secs().min(MOST_SECONDS))
+/// Writes `Age` in whole seconds (RFC 9111 §5.1), at most 2^31 (RFC 9111 §1.2.2).
+pub fn write_age(age: Duration, out: &mut BytesMut) {
+    out.extend_from_slice(itoa::Buffer::new().format(age.as_secs().min(MOST_SECONDS)).as_bytes());
 }
 
 /// Whether the field is a structured list over all its lines.
@@ -173,23 +186,23 @@ fn is_list(fields: &HeaderMap) -> bool {
 }
 
 /// Writes a token where `text` is one, else a string (RFC 8941 §3.3.3 and §3.3.4).
-fn push_item(member: &mut String, text: &str) {
+fn push_item(member: &mut BytesMut, text: &str) {
     let is_token = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*')
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte));
     if is_token {
-        member.push_str(text);
+        member.extend_from_slice(text.as_bytes());
         return;
     }
-    member.push('"');
-    for printable in text.chars().filter(|one| matches!(one, ' '..='~')) {
-        if matches!(printable, '"' | '\\') {
-            member.push('\\');
+    member.put_u8(b'"');
+    for printable in text.bytes().filter(|one| matches!(one, b' '..=b'~')) {
+        if matches!(printable, b'"' | b'\\') {
+            member.put_u8(b'\\');
         }
-        member.push(printable);
+        member.put_u8(printable);
     }
-    member.push('"');
+    member.put_u8(b'"');
 }
 
 /// The largest structured integer (RFC 8941 §3.3.1).
@@ -270,8 +283,13 @@ mod tests {
 
     #[test]
     fn age_is_in_whole_seconds_and_bounded() {
-        assert_eq!(age_value(Duration::from_millis(1999)), "1");
-        assert_eq!(age_value(Duration::MAX), "2147483648");
+        let written = |age| {
+            let mut out = BytesMut::new();
+            write_age(age, &mut out);
+            out
+        };
+        assert_eq!(written(Duration::from_millis(1999)), b"1"[..]);
+        assert_eq!(written(Duration::MAX), b"2147483648"[..]);
     }
 
     proptest! {

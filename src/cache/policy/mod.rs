@@ -14,7 +14,7 @@
 //! | how is it validated upstream? | [`Validators`], [`matches_304`], [`merge_304`] |
 //! | what does the client get of it? | [`not_modified`], [`range_answer`] |
 //! | what does a write end? | [`invalidated_targets`] |
-//! | how is the outcome told? | [`CacheStatus`], [`age_value`] |
+//! | how is the outcome told? | [`CacheStatus`], [`write_age`] |
 //!
 //! # Private and shared
 //!
@@ -57,7 +57,7 @@ mod storing;
 mod validation;
 mod vary;
 
-pub use cache_status::{CacheStatus, Forward, Outcome, age_value};
+pub use cache_status::{CacheStatus, Forward, Outcome, append_member, write_age};
 pub use date::parse_date;
 pub use directives::{CacheControl, Scope};
 pub use freshness::{Freshness, Life};

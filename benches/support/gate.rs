@@ -1,0 +1,71 @@
+//! A gateway as shipped, its rates above the load, and a hit on it without sockets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use unitgate::clock::{Clock, Dice};
+use unitgate::config::{AccessLog, Config, Limits};
+use unitgate::gateway::Gateway;
+use unitgate::listener::Ahead;
+use unitgate::server::{Server, Setting};
+use unitgate::telemetry::Lines;
+
+use crate::support;
+
+/// In front of a sample upstream.
+pub(crate) async fn gateway(access: AccessLog) -> Server {
+    let (listener, address) = support::loopback().await;
+    #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
+    tokio::spawn(support::serve_bare(listener, support::answer()));
+    let mut config = Config::default();
+    config.listen.address = vec![([127, 0, 0, 1], 0).into()];
+    config.admin.address = None;
+    config.log.access = access;
+    config.cache.policy.ttl = Duration::from_hours(1);
+    for route in &mut config.routes {
+        if let Some(policy) = &mut route.cache {
+            policy.ttl = Duration::from_hours(1);
+        }
+    }
+    for upstream in config.upstreams.values_mut() {
+        upstream.url = format!("http://{address}").parse().expect("an address is an authority");
+    }
+    raise(&mut config.limits);
+    let lines = Lines::to(std::io::sink()).expect("the machine runs threads");
+    let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
+    Server::start(&config, setting).expect("loopback has free ports")
+}
+
+/// Rates above any load.
+pub(crate) fn raise(limits: &mut Limits) {
+    for rate in limits.caller.iter_mut().chain(limits.caller_upstream.iter_mut()) {
+        rate.per_second = 1_000_000;
+        rate.burst = 1_000_000;
+    }
+}
+
+/// The answer to a request, past the sockets.
+pub(crate) async fn answered(
+    gateway: &Gateway,
+    request: Request<Full<Bytes>>,
+) -> Response<Full<Bytes>> {
+    let reply = gateway.handle(request, IpAddr::V4(Ipv4Addr::LOCALHOST), &Ahead::new()).await;
+    assert!(reply.headers().contains_key("cache-status"), "it was refused");
+    reply
+}
+
+/// What a client sends for a target.
+pub(crate) fn request(target: &str) -> Request<Full<Bytes>> {
+    Request::get(target)
+        .header("host", "unitgate.internal")
+        .header("authorization", "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef")
+        .header("user-agent", "bench")
+        .header("accept", "*/*")
+        .body(Full::default())
+        .expect("the request is well-formed")
+}
+
+pub(crate) const TARGET: &str = "/api/v1/calcom/integration/unit/unit-1";

@@ -9,12 +9,22 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cache;
-use crate::cache::purge::Purged;
+use crate::cache::generation::Strength;
+use crate::cache::purge::{Purge, Purged, Several};
 use crate::clock::{Clock, Dice};
 use crate::config::{AccessLog, Level, Log, LogFormat, LogOutput, LogTarget};
 use crate::telemetry::{Label, Limiter, Lines, Setup, TargetView, Vocabulary};
 
 fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
+    let changes = Changes {
+        pass: None,
+        hosts: Vec::new(),
+        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
+    };
+    changing(readiness, changes)
+}
+
+fn changing(readiness: Arc<Mutex<Readiness>>, changes: Changes) -> Admin {
     let log = Log {
         level: Level::Info,
         format: LogFormat::Json,
@@ -46,11 +56,6 @@ fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
         readiness: Box::new(move || readiness.lock().clone()),
         cache: Box::new(move || sizes),
         limiter_keys: Box::new(|limiter| 10 + limiter.index()),
-    };
-    let changes = Changes {
-        pass: None,
-        hosts: Vec::new(),
-        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
     };
     Admin::new(Arc::new(Telemetry::new(setup).unwrap()), probes, changes)
 }
@@ -176,6 +181,76 @@ fn the_port_answers_over_a_socket_and_head_has_no_body() {
     readiness.lock().draining = true;
     let answer = ask(running.address(), "GET /readyz HTTP/1.1");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+/// What a port says to a purge, and what it had purged: `several` stand for each fingerprint.
+fn purged(several: &[&str], what: &str) -> (String, Vec<(Purge, Strength)>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, several) = (Arc::clone(&asked), several.iter().map(ToString::to_string));
+    let several: Vec<String> = several.collect();
+    let changes = Changes {
+        pass: Some(Pass::of(b"a token of operators")),
+        hosts: Vec::new(),
+        purge: Box::new(move |purge, strength| {
+            seen.lock().push((purge.clone(), strength));
+            if several.is_empty() {
+                Ok(Purged { entries: 3, fetches: 2 })
+            } else {
+                Err(Several(several.clone()))
+            }
+        }),
+    };
+    let running = start(loopback(), changing(Arc::new(Mutex::new(ready())), changes)).unwrap();
+    let mut stream = TcpStream::connect(running.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let fields =
+        "Host: localhost\r\nAuthorization: Bearer a token of operators\r\nConnection: close";
+    let length = what.len();
+    write!(stream, "POST /purge HTTP/1.1\r\n{fields}\r\nContent-Length: {length}\r\n\r\n{what}")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let asked = asked.lock().clone();
+    (answer, asked)
+}
+
+fn told(answer: &str) -> Value {
+    serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
+#[test]
+fn a_purge_is_handed_on_as_it_was_asked_for_and_its_outcome_told() {
+    let target = |target: &str| Purge::Target(target.parse().unwrap());
+    for (what, purge, strength) in [
+        (r#"{"all":true}"#, Purge::All, Strength::Hard),
+        (r#"{"all":true,"soft":false}"#, Purge::All, Strength::Hard),
+        (r#"{"soft":true,"all":true}"#, Purge::All, Strength::Soft),
+        (r#" {"unit":"U-1"}"#, Purge::Unit("U-1".to_owned()), Strength::Hard),
+        (r#"{"caller":"0123456789AB"}"#, Purge::Caller("0123456789ab".to_owned()), Strength::Hard),
+        (r#"{"url":"/a?b=%2F#c"}"#, target("/a?b=%2F"), Strength::Hard),
+        (r#"{"url":"https://x:1/a//b?c?d"}"#, target("/a//b?c?d"), Strength::Hard),
+        (r#"{"url":"http://x"}"#, target("/"), Strength::Hard),
+        (r#"{"url":"//x/y"}"#, target("//x/y"), Strength::Hard),
+    ] {
+        let (answer, asked) = purged(&[], what);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{what}: {answer}");
+        assert_eq!(asked, [(purge, strength)], "{what}");
+        let soft = strength == Strength::Soft;
+        assert_eq!(told(&answer), json!({ "entries": 3, "fetches": 2, "soft": soft }), "{what}");
+    }
+}
+
+#[test]
+fn a_fingerprint_of_several_callers_is_409_with_the_digests_to_choose_from() {
+    let several = ["0123456789ab00", "0123456789abff"];
+    let (answer, asked) = purged(&several, r#"{"caller":"0123456789ab"}"#);
+    assert!(answer.starts_with("HTTP/1.1 409 Conflict\r\n"), "{answer}");
+    assert!(answer.contains("content-type: application/problem+json\r\n"), "{answer}");
+    assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
+    let told = told(&answer);
+    assert_eq!((&told["status"], &told["code"]), (&json!(409), &json!("several_callers")));
+    assert_eq!(told["callers"], json!(several));
+    assert_eq!(asked.len(), 1, "it is not tried again by itself");
 }
 
 #[test]

@@ -78,3 +78,31 @@ impl Slot {
         self.variants().iter().filter(|stored| of(&stored.stamp)).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::stored::{KeyRef, Owner};
+
+    fn caller(last: u8) -> CallerId {
+        CallerId::from_bytes(std::array::from_fn(|at| if at == 31 { last } else { 0xab }))
+    }
+
+    #[test]
+    fn a_fingerprint_of_several_callers_is_no_scope_and_a_whole_digest_is() {
+        let cache = Cache::new(1 << 20);
+        let key = |id| KeyRef { owner: Owner::Caller(id), route: 0, target: "/x" };
+        let scope = |digits: &str| cache.scope_of(&Purge::Caller(digits.to_owned()));
+        assert_eq!(scope("abababababab"), Ok(None), "nothing is stored or under way");
+        let one = cache.stamp(&key(caller(1)), None, None);
+        assert_eq!(scope("abababababab"), Ok(Some(Scope::Caller(caller(1)))));
+        let _two = cache.stamp(&key(caller(2)), None, None);
+        let Err(Several(mut callers)) = scope("abababababab") else { panic!("one of two") };
+        callers.sort_unstable();
+        assert_eq!(callers, [caller(1).hex(), caller(2).hex()]);
+        assert_eq!(scope(&caller(2).hex()), Ok(Some(Scope::Caller(caller(2)))));
+        assert_eq!(scope(&caller(3).hex()), Ok(None));
+        drop(one);
+        assert_eq!(scope("abababababab"), Ok(Some(Scope::Caller(caller(2)))));
+    }
+}

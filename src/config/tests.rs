@@ -512,6 +512,14 @@ const ROUTES: &[(&str, &str)] = &[
         "config.toml:5: routes[1].methods: \"get\" is no such method\n    write a method in capitals and quotes, such as \"GET\"",
     ),
     (
+        "methods = [\"any\"]",
+        "config.toml:5: routes[1].methods: \"any\" is no such method\n    write a method in capitals and quotes, such as \"GET\"",
+    ),
+    (
+        "methods = [\"GET\", \"CONNECT\"]",
+        "config.toml:5: routes[1].methods: CONNECT is never served\n    leave it out: it is for tunnels and diagnostics",
+    ),
+    (
         "methods = [\"TRACE\"]",
         "config.toml:5: routes[1].methods: TRACE is never served\n    leave it out: it is for tunnels and diagnostics",
     ),
@@ -954,6 +962,90 @@ fn a_short_missing_or_readable_key_file_is_told() {
     let (_directory, path) = file("k".repeat(32).as_bytes(), 0o604);
     let (_, warnings) = load(&format!("[caller]\nkey_file = \"{}\"", path.display())).unwrap();
     assert!(warnings[0].to_string().contains("every user of the machine can read"), "{warnings:?}");
+}
+
+#[test]
+fn the_token_of_the_operators_is_read_trimmed_and_never_kept_or_quoted() {
+    let token = "t".repeat(16);
+    let (_directory, path) = file(format!("\t {token} \r\n").as_bytes(), 0o400);
+    let (config, warnings) =
+        load(&format!("[admin]\ntoken_file = \"{}\"", path.display())).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.admin.token().unwrap(), Some(token.clone().into_bytes()));
+    assert!(!format!("{config:?}{}", config.show()).contains(&token));
+    let (without, _) = load("[admin]\ntoken_file = \"\"").unwrap();
+    assert_eq!(without.admin.token().unwrap(), None);
+}
+
+#[test]
+fn a_short_missing_or_readable_token_file_is_told() {
+    let told = |path: &Path| load(&format!("[admin]\ntoken_file = \"{}\"", path.display()));
+    for (content, bytes) in [("", 0), (" \n ", 0), ("fifteen-letters\n", 15)] {
+        let (_directory, path) = file(content.as_bytes(), 0o600);
+        let told = told(&path).unwrap_err().to_string();
+        let short = format!("the file can't be used: {bytes} bytes are fewer than 16\n");
+        assert!(told.contains(&format!(":2: admin.token_file: {short}")), "{told}");
+        assert!(
+            told.contains("    make one with: head -c 32 /dev/urandom | base64 > FILE"),
+            "{told}"
+        );
+    }
+    let pasted = "a-token-that-was-pasted-here";
+    let missing = told(Path::new(pasted)).unwrap_err().to_string();
+    assert!(missing.contains("No such file") && !missing.contains(pasted), "{missing}");
+    let (_directory, path) = file(b"a token of operators", 0o604);
+    let (_, warnings) = told(&path).unwrap();
+    let warning = warnings[0].to_string();
+    assert!(warning.contains("admin.token_file: every user of the machine can read"), "{warning}");
+}
+
+#[test]
+fn the_names_of_the_operators_port_are_hosts_without_a_port() {
+    let hosts = |hosts: &str| format!("[admin]\nhosts = {hosts}");
+    let known = config(&hosts("[\"Gate.Internal\", \"gate_2\", \"10.0.0.1\"]")).admin.hosts;
+    assert_eq!(known, ["gate.internal", "gate_2", "10.0.0.1"]);
+    assert_eq!(config(&hosts("\"gate\"")).admin.hosts, ["gate"]);
+    let long = "a".repeat(254);
+    for host in ["", "gate:80", "http://gate", "[::1]", "gate/x", "a b", "*", "é", &long] {
+        let expected = format!(
+            "config.toml:2: admin.hosts: {host:?} is no host name\n    write a host name in quotes and without a port, such as \"gate.internal\""
+        );
+        assert_eq!(mistakes(&hosts(&format!("[\"{host}\"]"))), expected);
+    }
+}
+
+#[test]
+fn any_method_is_each_but_connect_and_trace_and_shows_as_it_was_read() {
+    let any = config(&route("methods = \"any\""));
+    assert_eq!(any.routes[0].methods, Methods::Any);
+    assert_eq!(config(&any.show()), any);
+    assert!(any.show().contains("methods = \"any\""), "{}", any.show());
+    for method in ["GET", "DELETE", "OPTIONS", "BREW", "get"] {
+        assert!(any.routes[0].methods.contains(&method.parse().unwrap()), "{method}");
+    }
+    for method in [Method::CONNECT, Method::TRACE] {
+        assert!(!any.routes[0].methods.contains(&method), "{method}");
+    }
+}
+
+#[test]
+fn any_method_takes_the_whole_path() {
+    let two = |first: &str, second: &str| {
+        let first = route(&format!("methods = {first}\n"));
+        format!(
+            "{first}[[routes]]\nname = \"two\"\npath = \"/unit/{{id}}\"\nupstream = \"chat\"\nmethods = {second}"
+        )
+    };
+    for (first, second, method) in [
+        ("\"any\"", "[\"POST\"]", "POST"),
+        ("[\"BREW\"]", "\"any\"", "BREW"),
+        ("\"any\"", "\"any\"", "GET"),
+    ] {
+        let told = mistakes(&two(first, second));
+        let expected = format!("routes[2].path: route \"one\" takes {method} of the same path\n");
+        assert!(told.contains(&expected), "{told}");
+    }
+    config(&two("[\"GET\"]", "[\"POST\"]"));
 }
 
 #[test]

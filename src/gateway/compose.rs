@@ -181,10 +181,7 @@ impl Gateway {
         } else {
             fields::answer_all(upstream)
         };
-        // RFC 9213 §2.2: meant for us alone, so nobody after us may act on it.
-        if self.plan_at(route.index).rules.targets.contains(&OWN_TARGET) {
-            shown.remove(&OWN_TARGET);
-        }
+        self.keep_own(route, &mut shown);
         if route.masks() {
             for stale in BODY_BOUND {
                 shown.remove(stale);
@@ -194,6 +191,13 @@ impl Gateway {
             }
         }
         shown
+    }
+
+    /// Keeps back what is meant for us alone (RFC 9213 §2.2): nobody after us may act on it.
+    pub(super) fn keep_own(&self, route: &Route, shown: &mut HeaderMap) {
+        if self.plan_at(route.index).rules.targets.contains(&OWN_TARGET) {
+            shown.remove(&OWN_TARGET);
+        }
     }
 
     /// The body as [`Masked`], or why that can't be had.

@@ -64,6 +64,7 @@ impl Gateway {
         } else {
             fields::answer_all(upstream)
         };
+        self.keep_own(route, &mut shown);
         if route.masks() {
             for value in shown.values_mut() {
                 *value = self.0.masker.field(value);

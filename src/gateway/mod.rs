@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 
 use crate::cache::flight::Flights;
 use crate::cache::generation::Verdict;
-use crate::cache::policy::{self, Forward, Reuse};
+use crate::cache::policy::{self, Forward, Freshness, Reuse};
 use crate::cache::stored::{KeyRef, Owner, Stored};
 use crate::cache::{Cache, Lookup, Sizes};
 use crate::caller::{Caller, Callers};
@@ -317,7 +317,7 @@ impl Gateway {
         drop(self.join(job));
     }
 
-    /// Asks the upstream whether a stale response still holds; serves it stale if the error excuses it.
+    /// Asks the upstream whether a stored response still holds; serves it if the error excuses that.
     async fn revalidate<B: Payload>(
         &self,
         asked: Asked<'_, '_, B>,
@@ -326,7 +326,11 @@ impl Gateway {
         prior: Arc<Stored>,
     ) -> Result<Reply, Error> {
         let (fields, made_under) = (asked.inbound.fields(), asked.plan.made_under);
-        let result = self.fetch(asked, key, caller, Some(prior), Forward::Stale).await;
+        // RFC 9211 §2.2: what is fresh goes forward by the request's own word.
+        let fresh = prior.stamp.verdict() == Verdict::Current
+            && prior.freshness(&self.0.clock.now()) == Freshness::Fresh;
+        let why = if fresh { Forward::Request } else { Forward::Stale };
+        let result = self.fetch(asked, key, caller, Some(Arc::clone(&prior)), why).await;
         let excused = match &result {
             Ok(reply) => reply.is_excusable(),
             Err(error) => error.is_excusable(),
@@ -336,13 +340,15 @@ impl Gateway {
         }
         // Asked again, since a 401, a write or a newer answer may have ended it meanwhile.
         let now = self.0.clock.now();
+        let stands_in = |stored| Reply::stale_if_error(stored, why, result.as_ref().ok(), now);
         match self.0.cache.lookup(key, fields, made_under, &now) {
-            Lookup::Fresh(stored) => Ok(Reply::hit(stored, now)),
+            Lookup::Fresh(stored) if !Arc::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
+            Lookup::Fresh(stored) => Ok(stands_in(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
                 if !stored.life.stale_forbidden
                     && stored.life.stale_if_error_allows(stored.age(&now)) =>
             {
-                Ok(Reply::stale_if_error(stored, result.as_ref().ok(), now))
+                Ok(stands_in(stored))
             }
             _ => result,
         }

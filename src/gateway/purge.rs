@@ -18,7 +18,9 @@ impl Gateway {
         if let Some(scope) = self.0.cache.scope_of(purge)? {
             purged.fetches = self.0.flights.count_of(&scope);
             purged.entries = self.0.cache.purge(&scope, strength);
-            self.metrics().cache_invalidations_total.inc(Source::Purge.as_str());
+            if purged != Purged::default() {
+                self.metrics().cache_invalidations_total.inc(Source::Purge.as_str());
+            }
         }
         let soft = strength == Strength::Soft;
         let Purged { entries, fetches } = purged;

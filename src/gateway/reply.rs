@@ -50,10 +50,15 @@ impl Reply {
         Self::of(stored, Status::StaleWhileRevalidate, now)
     }
 
-    /// From memory, stale, since the upstream failed: with this status, if it had one.
-    pub(super) fn stale_if_error(stored: Arc<Stored>, failed: Option<&Self>, now: Now) -> Self {
+    /// From memory, since the upstream failed when it was asked: with this status, if it had one.
+    pub(super) fn stale_if_error(
+        stored: Arc<Stored>,
+        why: Forward,
+        failed: Option<&Self>,
+        now: Now,
+    ) -> Self {
         Self {
-            forward: Some(Forward::Stale),
+            forward: Some(why),
             fwd_status: failed.and_then(|failed| failed.fwd_status),
             trip: failed.and_then(|failed| failed.trip),
             ..Self::of(stored, Status::StaleIfError, now)

@@ -847,7 +847,7 @@ async fn a_route_has_the_rate_configured() {
 }
 
 /// Each key of the shipped file, and the test that sees its effect from outside.
-const SEEN: [(&str, &str); 62] = [
+const SEEN: [(&str, &str); 64] = [
     ("listen.address", "the_ports_are_where_they_are_configured"),
     ("listen.via", "via_grows_by_the_instance_and_keeps_what_was_there"),
     ("listen.connections", "it_answers_while_the_public_port_has_no_free_connection"),
@@ -857,6 +857,8 @@ const SEEN: [(&str, &str); 62] = [
     ("listen.body", "every_refusal_is_a_problem_with_a_code_of_its_own"),
     ("listen.write", "a_client_that_does_not_read_is_told_as_stalled"),
     ("admin.address", "the_ports_are_where_they_are_configured"),
+    ("admin.token_file", "who_has_not_the_token_of_the_file_is_401_and_changes_nothing"),
+    ("admin.hosts", "a_purge_may_be_asked_for_by_address_by_localhost_and_by_the_hosts_configured"),
     ("caller.key_file", "with_a_key_file_fingerprints_outlive_restarts"),
     ("cache.max_bytes", "without_room_nothing_is_cached_and_masking_stays_on"),
     ("cache.ttl", "an_answer_lives_as_long_as_configured_and_a_route_may_depart"),

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod cache_status;
 mod coalescing;
 mod config;
 mod drain;
@@ -18,9 +19,14 @@ mod logs;
 mod masking;
 mod metrics;
 mod model;
+mod open_stale;
 mod protocol;
+mod purge;
+mod purge_access;
+mod refusals;
 mod shared;
 mod stale;
+mod targeted;
 mod throttling;
 mod types;
 mod upstream_failures;

@@ -138,6 +138,43 @@ async fn traffic_makes_no_new_series_and_no_label_tells_of_a_request() {
 }
 
 #[tokio::test]
+async fn where_any_method_is_served_the_unheard_of_share_one_label() {
+    let upstream = Upstream::start().await;
+    let mut gate = Gate::shared(&upstream, |_| ());
+    let before = series(&scrape(&gate).await);
+    let client = gate.stranger();
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let unheard_of = ["BREW", "PROPFIND", "get", "Post", "other", "M-SEARCH", "x~1"];
+    for method in known.iter().chain(&unheard_of) {
+        let reply = client.send(Ask::new(method, "/thing")).await;
+        assert_eq!((reply.status, upstream.last().method.as_str()), (200, *method));
+    }
+    let of = |route: &str, method: &str| {
+        let labels = [format!("route=\"{route}\""), format!("method=\"{method}\"")];
+        gate.metric("requests_total", &[&labels[0], &labels[1]])
+    };
+    for method in known {
+        assert_eq!(of("any", method), 1.0, "{method}");
+    }
+    assert_eq!(of("any", "other"), count(unheard_of.len()));
+    assert_eq!(gate.metric("requests_total", &[]), count(known.len() + unheard_of.len()));
+    // Refused, and of no route: what the route does not serve makes no label either.
+    for (method, label) in [("TRACE", "other"), ("CONNECT", "other")] {
+        let before = of("none", label);
+        let target = if method == "CONNECT" { "gate.test:80" } else { "/thing" };
+        assert!(client.send(Ask::new(method, target)).await.status >= 405);
+        assert_eq!(of("none", label), before + 1.0, "{method}");
+    }
+    let text = scrape(&gate).await;
+    let new: Vec<_> = series(&text).into_keys().filter(|it| !before.contains_key(it)).collect();
+    assert!(new.is_empty(), "{new:?}");
+    for method in ["BREW", "PROPFIND", "\"get\"", "Post", "SEARCH", "x~1", "TRACE", "thing"] {
+        assert!(!text.contains(method), "{method} stands in a label");
+    }
+    assert!(gate.leave().await);
+}
+
+#[tokio::test]
 async fn every_request_ends_once_and_every_upstream_request_has_one_cause() {
     let upstream = Upstream::start().await;
     let mut gate = Gate::start(&upstream, |_| ());

@@ -8,6 +8,7 @@
 //! 4. The peer limit counts failures only, and is asked first.
 //! 5. Each limiter can be off.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use unitgate::config::{Lane, Rate};
@@ -89,6 +90,82 @@ async fn every_reply_to_an_identified_caller_tells_what_is_left() {
     assert!(alice.send(unchanged).await.field("ratelimit").unwrap().contains("r=6"));
     assert_eq!(upstream.count(), 1);
     assert_eq!(gate.stranger().get(UNIT).await.field("ratelimit"), None);
+}
+
+/// The one item of a `RateLimit` field: its name and its parameters, which are all integers.
+fn quota(reply: &Reply, field: &str) -> (String, BTreeMap<String, i64>) {
+    let lines: Vec<_> = reply.fields.get_all(field).iter().collect();
+    assert_eq!(lines.len(), 1, "{field}: {lines:?}");
+    let list: sfv::List = sfv::Parser::new(lines[0].as_bytes()).parse().unwrap();
+    let [sfv::ListEntry::Item(item)] = &list[..] else { panic!("not one item: {lines:?}") };
+    let name = item.bare_item.as_string().expect("a policy's name is a string").as_str();
+    let number = |value: &sfv::BareItem| value.as_integer().expect("an integer").into();
+    let parameters = item.params.iter().map(|(name, value)| (name.to_string(), number(value)));
+    (name.to_owned(), parameters.collect())
+}
+
+#[tokio::test]
+async fn the_ratelimit_fields_keep_the_drafts_grammar_and_name_one_policy() {
+    // draft-ietf-httpapi-ratelimit-headers-10, §3 and §4.
+    for (per_second, burst, window) in [(1, 3, 3), (2, 10, 5), (3, 10, 4), (50, 2, 1), (1, 1, 1)] {
+        for upstreams in [false, true] {
+            let upstream = Upstream::start().await;
+            let gate = Gate::start(&upstream, |config| {
+                let limit = Some(rate(per_second, burst));
+                let (caller, rest) = if upstreams { (None, limit) } else { (limit, None) };
+                (config.limits.caller, config.limits.caller_upstream) = (caller, rest);
+            });
+            let name = if upstreams { "upstream" } else { "caller" };
+            let alice = gate.client("alice");
+            for asked in 1..=burst + 2 {
+                let reply = alice.get(INTEGRATION).await;
+                let refused = asked > burst;
+                assert_eq!(reply.status, if refused { 429 } else { 200 }, "{name}, {asked}");
+                if upstreams && !refused {
+                    // What is left of that budget is told to nobody before it is used up.
+                    assert_eq!(reply.field("ratelimit"), None);
+                    continue;
+                }
+                let (policy, parameters) = quota(&reply, "ratelimit-policy");
+                let expected = [("q", i64::from(burst)), ("w", window)];
+                assert_eq!((policy.as_str(), parameters), (name, expected.map(owned).into()));
+                let (limit, live) = quota(&reply, "ratelimit");
+                assert_eq!(limit, name, "the same name in both");
+                assert_eq!(live.keys().collect::<Vec<_>>(), ["r", "t"]);
+                assert_eq!(live["r"], i64::from(burst.saturating_sub(asked)));
+                assert!(live["t"] >= i64::from(refused) && live["t"] <= window, "{live:?}");
+                if refused {
+                    // RFC 9110 §10.2.3; the draft asks that it be not before `t`.
+                    let wait = i64::try_from(retry_after(&reply)).unwrap();
+                    assert!(wait >= live["t"], "{wait} s, {live:?}");
+                }
+                for old in ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
+                    assert_eq!(reply.field(old), None);
+                }
+            }
+        }
+    }
+}
+
+fn owned((name, value): (&str, i64)) -> (String, i64) {
+    (name.to_owned(), value)
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_of_its_own_limits_is_not_stored_with_a_200() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| config.limits.caller = Some(rate(2, 10)));
+    let answer = Answer::json(200, list(MASK, ""));
+    let answer = answer.field("retry-after", "9").field("ratelimit", "\"theirs\";r=1;t=9");
+    upstream.answer(answer.field("ratelimit-policy", "\"theirs\";q=1;w=9"));
+    let alice = gate.client("alice");
+    for left in [9, 8] {
+        let reply = alice.get(UNIT).await;
+        assert_eq!(reply.field("retry-after"), None);
+        assert_eq!(quota(&reply, "ratelimit-policy").0, "caller");
+        assert_eq!(quota(&reply, "ratelimit").1["r"], left);
+    }
+    assert_eq!(upstream.count(), 1);
 }
 
 #[tokio::test]

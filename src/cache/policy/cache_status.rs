@@ -106,7 +106,7 @@ impl CacheStatus {
     }
 
     /// Appends the member to `fields`, after those of the caches before this one (RFC 9211 §2). If
-    /// theirs are no valid list they are removed, since they would make ours unreadable.
+    /// theirs are no valid list, or an empty one, they are removed: they would make ours unreadable.
     pub fn append_to(&self, cache: &str, fields: &mut HeaderMap) {
         append_member(fields, self.member(cache));
     }
@@ -179,10 +179,10 @@ pub fn write_age(age: Duration, out: &mut BytesMut) {
     out.extend_from_slice(itoa::Buffer::new().format(age.as_secs().min(MOST_SECONDS)).as_bytes());
 }
 
-/// Whether the field is a structured list over all its lines.
+/// Whether the field is a structured list over all its lines, with something in it.
 fn is_list(fields: &HeaderMap) -> bool {
     let lines: Vec<&[u8]> = fields.get_all(&CACHE_STATUS).into_iter().map(AsRef::as_ref).collect();
-    Parser::new(&lines.join(&b", "[..])).parse::<List>().is_ok()
+    Parser::new(&lines.join(&b", "[..])).parse::<List>().is_ok_and(|list| !list.is_empty())
 }
 
 /// Writes a token where `text` is one, else a string (RFC 8941 §3.3.3 and §3.3.4).

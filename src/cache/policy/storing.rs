@@ -206,12 +206,13 @@ pub fn judge(
     Ok(life)
 }
 
-/// The fields of a response that may be stored: all but the hop-by-hop ones (RFC 9111 §3.1), those
-/// that `no-cache` names (RFC 9111 §5.2.2.4) and, on a shared partition, those that `private` names
-/// (RFC 9111 §5.2.2.7). Repeated fields stay repeated, in order.
-pub fn fields_to_store(rules: &Rules, response: &HeaderMap) -> HeaderMap {
+/// Which of the fields `shown` may be stored: all but the hop-by-hop ones (RFC 9111 §3.1), those that
+/// `no-cache` names (RFC 9111 §5.2.2.4) and, on a shared partition, those that `private` names
+/// (RFC 9111 §5.2.2.7). The whole `response` says which those are, also in a targeted field that is
+/// not shown. Repeated fields stay repeated, in order.
+pub fn fields_to_store(rules: &Rules, response: &HeaderMap, shown: &HeaderMap) -> HeaderMap {
     let control = CacheControl::of_response(response, &rules.targets);
-    let mut stored = response.clone();
+    let mut stored = shown.clone();
     remove_hop_by_hop(&mut stored);
     for name in withheld(rules, &control) {
         stored.remove(name);

@@ -495,7 +495,7 @@ mod storing {
             ("proxy-authentication-info", "x"),
         ]);
         let names = |rules: &Rules| {
-            let stored = fields_to_store(rules, &response);
+            let stored = fields_to_store(rules, &response, &response);
             let mut names: Vec<_> = stored.iter().map(|(name, _)| name.to_string()).collect();
             names.sort_unstable();
             names
@@ -715,6 +715,6 @@ proptest! {
             prop_assert!(!life.stale_forbidden || life.freshness(life.lifetime) == Freshness::Expired);
             let _ = reuse(&rules, &life, delay, &response);
         }
-        let _ = fields_to_store(&rules, &response);
+        let _ = fields_to_store(&rules, &response, &response);
     }
 }

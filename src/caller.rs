@@ -16,6 +16,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
+use crate::alphabet::Alphabet;
+
 /// An identified caller: the token it may spend, and the digest it is known by.
 #[derive(Debug)]
 pub struct Caller {
@@ -207,28 +209,18 @@ fn bearer(token: &[u8]) -> Result<HeaderValue, CallerError> {
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
-#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
 fn is_b64token(token: &[u8]) -> bool {
-    let body = token.iter().position(|byte| !B64TOKEN[usize::from(*byte)]).unwrap_or(token.len());
-    let (body, padding) = token.split_at(body);
+    let (body, padding) = token.split_at(B64TOKEN.prefix(token));
     !body.is_empty() && padding.iter().all(|byte| *byte == b'=')
 }
-
-/// The characters of a `b64token` but for its padding: a table, since every byte of every request's token
-/// is looked at.
-const B64TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut plain: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/";
-    while let [byte, rest @ ..] = plain {
-        table[*byte as usize] = true;
-        plain = rest;
-    }
-    table
-};
 
 fn hex_digit(nibble: u8) -> u8 {
     if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
+
+/// What a `b64token` is made of but for its padding.
+static B64TOKEN: Alphabet =
+    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/");
 
 const SCHEME: &[u8] = b"Bearer";
 

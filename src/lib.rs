@@ -14,7 +14,7 @@
 //! The tour, in reading order:
 //!
 //! 1. [`gateway`]: the path of a request; every other module is one stage of it.
-//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be); [`caller`]: token → digest; [`limit`]: who may ask how often.
+//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made); [`caller`]: token → digest; [`limit`]: who may ask how often.
 //! 3. [`mask`]: the only maker of bytes that may be stored or sent.
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
 //! 5. [`upstream`]: one exchange, its deadlines and caps; [`error`]: every refusal in one table.
@@ -22,6 +22,7 @@
 //! 7. [`server`] puts them together; [`clock`] and [`shutdown`]: time, chance, and the way to the end; [`demo`]: a tour with real requests.
 
 pub mod admin;
+pub mod alphabet;
 pub mod cache;
 pub mod caller;
 pub mod clock;

@@ -1,14 +1,17 @@
 //! What a unit's id may be: said once, for the path that names one and the body that does.
 
+use crate::alphabet::Alphabet;
+
 /// Whether `text` can be a unit's id: `[A-Za-z0-9._~-]{1,128}`, but not `.` or `..`.
 ///
 /// These are the unreserved characters of RFC 3986 §2.3, without the two dot segments of §3.3.
 pub fn is_unit_id(text: &[u8]) -> bool {
-    let unreserved =
-        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-');
     let dots = matches!(text, b"." | b"..");
-    (1..=128).contains(&text.len()) && !dots && text.iter().all(unreserved)
+    (1..=128).contains(&text.len()) && !dots && UNRESERVED.prefix(text) == text.len()
 }
+
+static UNRESERVED: Alphabet =
+    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~");
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::changes::PURGE;
+use super::problem;
 use crate::admin::Admin;
 
 /// The operators' port, open until this is dropped.
@@ -94,6 +96,9 @@ async fn serve(stream: TcpStream, admin: Arc<Admin>) {
         let admin = Arc::clone(&admin);
         async move {
             let reply = match request.uri().path() {
+                _ if !has_host(&request) => {
+                    problem(StatusCode::BAD_REQUEST, "bad_host", "Send exactly one Host field.")
+                }
                 PURGE => admin.changes.purge(request).await,
                 path => admin.answer(request.method(), path),
             };
@@ -108,6 +113,14 @@ async fn serve(stream: TcpStream, admin: Arc<Admin>) {
     if let Err(_old) = timeout(OLDEST, connection.as_mut()).await {
         connection.as_mut().graceful_shutdown();
         drop(timeout(IDLE, connection).await);
+    }
+}
+
+/// RFC 9112 §3.2: a request of HTTP/1.1 has exactly one Host, an older one at most one.
+fn has_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(HOST).iter().count() {
+        0 => request.version() < Version::HTTP_11,
+        hosts => hosts == 1,
     }
 }
 

@@ -254,6 +254,29 @@ fn a_fingerprint_of_several_callers_is_409_with_the_digests_to_choose_from() {
 }
 
 #[test]
+fn a_request_without_a_host_or_with_two_is_refused() {
+    let changes = || Changes {
+        pass: None,
+        hosts: Vec::new(),
+        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
+    };
+    let running = start(loopback(), changing(Arc::new(Mutex::new(ready())), changes())).unwrap();
+    for (head, status) in [
+        ("HTTP/1.1\r\nConnection: close", "400"),
+        ("HTTP/1.1\r\nConnection: close\r\nHost: a\r\nHost: a", "400"),
+        ("HTTP/1.1\r\nConnection: close\r\nHost: a", "200"),
+        ("HTTP/1.0", "200"),
+    ] {
+        let mut stream = TcpStream::connect(running.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(stream, "GET /healthz {head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{head}: {answer}");
+    }
+}
+
+#[test]
 fn a_taken_port_is_an_error_at_once() {
     let taken = TcpListener::bind(loopback()).unwrap();
     let error = start(taken.local_addr().unwrap(), fixed(ready())).unwrap_err();

@@ -19,6 +19,7 @@ use http::header::{
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
+use crate::alphabet::Alphabet;
 use crate::clock::Dice;
 
 /// What marks a request on its way through: Via, a request id, a trace. None can change an answer.
@@ -339,10 +340,8 @@ fn valid_host(bytes: &[u8]) -> Result<&str, FieldError> {
 
 /// What nearly every Host is, told without a parser: a name or an IPv4 address, and a port of up to four
 /// digits.
-#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
 fn is_plain_host(bytes: &[u8]) -> bool {
-    let end = bytes.iter().position(|byte| !IN_NAME[usize::from(*byte)]).unwrap_or(bytes.len());
-    match bytes.split_at(end) {
+    match bytes.split_at(IN_NAME.prefix(bytes)) {
         ([], _) => false,
         (_, []) => true,
         (_, [b':', port @ ..]) => port.len() <= 4 && port.iter().all(u8::is_ascii_digit),
@@ -397,16 +396,9 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 /// The request id's field, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a plain host's name is made of: a table, since every request has one.
-const IN_NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut plain: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._";
-    while let [byte, rest @ ..] = plain {
-        table[*byte as usize] = true;
-        plain = rest;
-    }
-    table
-};
+/// What a plain host's name is made of.
+static IN_NAME: Alphabet =
+    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._");
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 

@@ -1,6 +1,8 @@
 //! [`Asked`]: a request that has found its route, with what is to be known of it on its way.
 
-use http::Method;
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method};
 
 use super::account::Account;
 use super::inbound::{Inbound, Payload};
@@ -24,6 +26,15 @@ impl<'a, B> Asked<'a, '_, B> {
             owner: caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id)),
             route: self.matched.route.index,
             target: self.matched.target,
+        }
+    }
+
+    /// The fields that may select an answer; where we make the request ourselves, none does.
+    pub(super) fn selecting(&self) -> Cow<'a, HeaderMap> {
+        if self.matched.route.wants_token() {
+            Cow::Borrowed(self.inbound.fields())
+        } else {
+            self.inbound.selecting()
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! *Invariants*
 //! 1. No byte of a body leaves here but as [`Masked`]; what can't be proven is refused, or for a 4xx or
-//!    5xx replaced by our own problem with the upstream's status.
+//!    5xx replaced by our own problem with the upstream's status. What was cut is refused, but for a token's
+//!    4xx or 5xx, and never kept.
 //! 2. On a token route the fields are an allow-list, each value masked; the upstream's validators and
 //!    caching fields stay inside.
 
@@ -24,7 +25,7 @@ use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked};
 use crate::route::Route;
-use crate::upstream::{Answer, decode, fields};
+use crate::upstream::{Answer, decode, fields, length};
 
 /// What was asked, as far as it decides which answers fit.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub(super) struct Composed {
     /// The upstream's fields that decide on storing.
     pub(super) ruling: HeaderMap,
     pub(super) body: Masked,
+    /// Whether all of the answer arrived.
+    pub(super) whole: bool,
     pub(super) validators: Validators,
     pub(super) times: Times,
     pub(super) received: Now,
@@ -72,11 +75,17 @@ impl Gateway {
         let times = times(&answer);
         let Answer { status, fields, body, broken, trip } = answer;
         let mut shown = self.shown(route, status, &fields);
-        if asking.method == Method::HEAD && !route.masks() {
+        if asking.method == Method::HEAD && !route.masks() && status != StatusCode::NO_CONTENT {
             // RFC 9110 §9.3.2: what a GET would have; of masked bytes nobody knows it.
-            only_length(&fields).map(|length| shown.insert(CONTENT_LENGTH, length));
+            length(&fields).map(|length| shown.insert(CONTENT_LENGTH, length.into()));
         }
+        let whole = broken.is_none();
         let proven = match broken {
+            // The status counts for a token; without one a part of an answer is none (RFC 9112 §8).
+            Some(error) if !route.wants_token() => {
+                self.note_failure(index, &error);
+                return Err(Error::Upstream(Arc::new(error)));
+            }
             Some(error) => Err(Error::Upstream(Arc::new(error))),
             None => self.prove(route, asking, status, &fields, body),
         };
@@ -109,6 +118,7 @@ impl Gateway {
             validators: Validators::of(&fields),
             ruling: fields,
             body,
+            whole,
             times,
             received: trip.head_at,
         })
@@ -142,6 +152,7 @@ impl Gateway {
             shown,
             ruling,
             body: prior.body.clone(),
+            whole: true,
             validators: Validators {
                 etag: update.etag.or_else(|| prior.validators.etag.clone()),
                 last_modified: update
@@ -167,6 +178,7 @@ impl Gateway {
             shown,
             ruling: HeaderMap::new(),
             body: self.0.masker.empty(),
+            whole: true,
             validators: Validators::default(),
             times: Times { requested_at: now.wall, received_at: now.wall, delay: Duration::ZERO },
             received: now,
@@ -278,12 +290,6 @@ fn etag_over(body: &Masked) -> HeaderValue {
     let short: String = digest.chars().take(ETAG_DIGITS).collect();
     HeaderValue::from_str(&format!("\"{short}\""))
         .unwrap_or_else(|_impossible| HeaderValue::from_static("\"\""))
-}
-
-/// A length that is said once.
-fn only_length(fields: &HeaderMap) -> Option<HeaderValue> {
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    lengths.next().filter(|_| lengths.next().is_none()).cloned()
 }
 
 fn times(answer: &Answer) -> Times {

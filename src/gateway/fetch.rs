@@ -119,7 +119,7 @@ impl Gateway {
             selecting: if route.wants_token() {
                 HeaderMap::new()
             } else {
-                asked.inbound.fields().clone()
+                asked.inbound.selecting().into_owned()
             },
             caller: caller.map(|caller| caller.id),
             token_expires: caller.and_then(|caller| caller.token.expires()),
@@ -215,7 +215,8 @@ impl Job {
         stamp: Stamp,
         publisher: Publisher<Landing, Arc<Interim>>,
     ) -> Landing {
-        self.interim = Some(self.gateway.on_interim(self.route, publisher));
+        self.interim =
+            Some(self.gateway.on_interim(self.route, Credentials::of(&self.selecting), publisher));
         let landed = self.fetch(stamp).await;
         landed.map(Arc::new).map_err(Arc::new)
     }

@@ -19,7 +19,7 @@ use super::compose::Asking;
 use super::effect::Effect;
 use super::inbound::Payload;
 use super::interim::Interim;
-use super::landing::{Failed, Landed, Landing, TripFacts};
+use super::landing::{Credentials, Failed, Landed, Landing, TripFacts};
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::Publisher;
@@ -155,7 +155,8 @@ impl Gateway {
 
 impl Errand {
     async fn run(mut self, publisher: Publisher<Landing, Arc<Interim>>) -> Landing {
-        self.ask.interim = Some(self.gateway.on_interim(self.route, publisher));
+        self.ask.interim =
+            Some(self.gateway.on_interim(self.route, Credentials::default(), publisher));
         self.done().await.map(Arc::new).map_err(Arc::new)
     }
 

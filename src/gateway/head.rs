@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use super::compose::Asking;
 use super::fetch::Job;
 use super::interim::Interim;
-use super::landing::{Failed, Landed, Landing, Origin, Validated};
+use super::landing::{Credentials, Failed, Landed, Landing, Origin, Validated};
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role};
@@ -56,7 +56,7 @@ impl Job {
         stamp: Stamp,
         publisher: Publisher<Landing, Arc<Interim>>,
     ) -> Landing {
-        self.interim = Some(self.gateway.on_interim(self.route, publisher));
+        self.interim = Some(self.gateway.on_interim(self.route, Credentials::default(), publisher));
         self.head(stamp).await.map(Arc::new).map_err(Arc::new)
     }
 

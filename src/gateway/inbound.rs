@@ -4,9 +4,11 @@
 //! 1. A head that two readers could frame or address differently gets no further than here.
 //! 2. A body is read whole, up to `limits.request_body`, within `listen.body`; it is never logged.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
@@ -111,6 +113,22 @@ impl<B> Inbound<B> {
 
     pub(super) fn fields(&self) -> &HeaderMap {
         &self.parts.headers
+    }
+
+    /// Its fields as far as they may select an answer: what Connection lists goes no further, and so
+    /// chooses nothing upstream (RFC 9110 §7.6.1).
+    pub(super) fn selecting(&self) -> Cow<'_, HeaderMap> {
+        let usual = |value: &HeaderValue| {
+            [&b"keep-alive"[..], b"close"]
+                .iter()
+                .any(|it| value.as_bytes().eq_ignore_ascii_case(it))
+        };
+        if self.fields().get_all(CONNECTION).iter().all(usual) {
+            return Cow::Borrowed(self.fields());
+        }
+        let mut fields = self.fields().clone();
+        fields::hop_by_hop(&mut fields);
+        Cow::Owned(fields)
     }
 
     /// The host it is for; `None` where it names none that is valid.

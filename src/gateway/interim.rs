@@ -3,6 +3,8 @@
 //! *Invariants*
 //! 1. None goes to a client of HTTP/1.0, nor to one whose answer comes from the cache.
 //! 2. Their fields are reduced and masked as those of an answer are.
+//! 3. On an open route a joiner hears only what was sent to one who shows the same to be known by: nobody
+//!    can tell yet whether the answer is for all.
 //!
 //! Over HTTP/2 none go out: hyper's server has no way to send them.
 
@@ -10,9 +12,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode, Version};
 
-use super::landing::Landing;
+use super::landing::{Credentials, Landing};
 use super::{Asked, Gateway};
-use crate::cache::flight::{Ended, Publisher, Ticket};
+use crate::cache::flight::{Ended, Publisher, Role, Ticket};
 use crate::error::Error;
 use crate::upstream::{OnInterim, fields};
 
@@ -21,6 +23,16 @@ use crate::upstream::{OnInterim, fields};
 pub(super) struct Interim {
     status: StatusCode,
     fields: HeaderMap,
+    /// What the flight's leader showed to be known by; on an open route only.
+    credentials: Credentials,
+}
+
+impl Interim {
+    /// Whether a joiner may hear of it.
+    fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
+        asked.matched.route.wants_token()
+            || self.credentials == Credentials::of(&asked.inbound.selecting())
+    }
 }
 
 impl Gateway {
@@ -28,12 +40,14 @@ impl Gateway {
     pub(super) fn on_interim(
         &self,
         route: u16,
+        credentials: Credentials,
         publisher: Publisher<Landing, Arc<Interim>>,
     ) -> OnInterim {
         let gateway = self.clone();
         OnInterim::new(move |status, fields| {
             let fields = gateway.interim_fields(route, fields);
-            publisher.publish(Arc::new(Interim { status, fields }));
+            let credentials = credentials.clone();
+            publisher.publish(Arc::new(Interim { status, fields, credentials }));
         })
     }
 
@@ -44,9 +58,10 @@ impl Gateway {
         asked: &Asked<'_, '_, B>,
     ) -> Landing {
         let takes = asked.inbound.version() > Version::HTTP_10;
+        let leads = ticket.role() == Role::Leader;
         let ahead = asked.account.ahead;
         let hear = |interim: Arc<Interim>| {
-            if takes {
+            if takes && (leads || interim.suits(asked)) {
                 ahead.send(interim.status, &interim.fields);
             }
         };

@@ -34,7 +34,9 @@ impl Composed {
         let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
         let (asked, method) = (&job.selecting, &Method::GET);
         let judged = policy::judge(&rules, method, asked, self.status, &self.ruling, &self.times)
-            .and_then(|life| within_token(life, job.token_expires, &self.received));
+            .and_then(|life| within_token(life, job.token_expires, &self.received))
+            // RFC 9111 §3.3.
+            .and_then(|life| if self.whole { Ok(life) } else { Err(NotStored::Partial) });
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
         let owner = *job.key.owner();

@@ -110,7 +110,7 @@ impl Landed {
         if let Owner::Caller(_) = self.stored.owner {
             return true;
         }
-        let fields = asked.inbound.fields();
+        let fields = &*asked.inbound.selecting();
         let everybodys = match self.kept {
             Ok(()) | Err(NotStored::Voided | NotStored::TooLarge | NotStored::SwitchedOff) => true,
             Err(reason) if reason.is_for_its_asker_alone() => false,

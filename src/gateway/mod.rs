@@ -253,8 +253,8 @@ impl Gateway {
         // of the lookup's arithmetic.
         let now = asked.inbound.at;
         let key = asked.key(caller);
-        let fields = asked.inbound.fields();
-        let found = self.0.cache.lookup(&key, fields, asked.plan.made_under, &now);
+        let selecting = asked.selecting();
+        let found = self.0.cache.lookup(&key, &selecting, asked.plan.made_under, &now);
         let found = Self::reuse(&asked, found).inspect_err(|_refused| {
             asked.account.forward = Some(Forward::Request);
         })?;
@@ -325,7 +325,7 @@ impl Gateway {
         caller: Option<&Caller>,
         prior: Arc<Stored>,
     ) -> Result<Reply, Error> {
-        let (fields, made_under) = (asked.inbound.fields(), asked.plan.made_under);
+        let (selecting, made_under) = (asked.selecting(), asked.plan.made_under);
         // RFC 9211 §2.2: what is fresh goes forward by the request's own word.
         let fresh = prior.stamp.verdict() == Verdict::Current
             && prior.freshness(&self.0.clock.now()) == Freshness::Fresh;
@@ -341,7 +341,7 @@ impl Gateway {
         // Asked again, since a 401, a write or a newer answer may have ended it meanwhile.
         let now = self.0.clock.now();
         let stands_in = |stored| Reply::stale_if_error(stored, why, result.as_ref().ok(), now);
-        match self.0.cache.lookup(key, fields, made_under, &now) {
+        match self.0.cache.lookup(key, &selecting, made_under, &now) {
             Lookup::Fresh(stored) if !Arc::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
             Lookup::Fresh(stored) => Ok(stands_in(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)

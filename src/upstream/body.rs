@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -28,6 +28,11 @@ pub(super) fn announced(fields: &HeaderMap) -> Result<Option<u64>, UpstreamError
         }
     }
     Ok(announced)
+}
+
+/// The length of a whole body, as a head tells it: none where a coding delimits the body (RFC 9112 §6.3).
+pub fn length(fields: &HeaderMap) -> Option<u64> {
+    if fields.contains_key(TRANSFER_ENCODING) { None } else { announced(fields).ok().flatten() }
 }
 
 /// Reads a body whole; one that came in a single piece is not copied.

@@ -27,13 +27,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::body::length;
 use self::body::{announced, read};
 use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
@@ -378,6 +379,10 @@ fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
     // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
     for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
         request.headers_mut().remove(name);
+    }
+    // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
+    if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     if let Some(OnInterim(hear)) = ask.interim.clone() {
         hyper::ext::on_informational(&mut request, move |interim| {

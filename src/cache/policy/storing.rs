@@ -9,8 +9,8 @@
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
     header::{
-        AUTHORIZATION, CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
+        AUTHORIZATION, CACHE_CONTROL, CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
     },
 };
 
@@ -36,7 +36,7 @@ pub enum NotStored {
     Authorization,
     /// It sets a cookie, and the route does not store those.
     SetCookie,
-    /// It is a part (206).
+    /// It is a part: a 206, or one that was cut.
     Partial,
     /// The request says `no-store` (RFC 9111 §5.2.1.5).
     RequestNoStore,
@@ -224,6 +224,8 @@ pub fn fields_to_store(rules: &Rules, response: &HeaderMap, shown: &HeaderMap) -
 pub(super) fn remove_hop_by_hop(fields: &mut HeaderMap) {
     let named: Vec<HeaderName> = members(fields, &CONNECTION)
         .filter_map(|member| HeaderName::from_bytes(member).ok())
+        // Not obeyed: it could take a `no-store` away.
+        .filter(|name| *name != CACHE_CONTROL)
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         fields.remove(name);

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::Gateway;
 use super::values::Values;
-use crate::clock::Now;
+use crate::clock::{Dice, Now};
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
 use crate::telemetry::Arrival;
@@ -59,7 +59,7 @@ impl RequestId {
         // An id that holds a key must be neither logged nor sent on.
         match fields::request_id(fields).filter(|id| gateway.0.masker.field(id) == **id) {
             Some(id) => Self::Clients(id.clone()),
-            None => Self::Ours(fields::new_id(&gateway.0.dice)),
+            None => Self::Ours(new_id(&gateway.0.dice)),
         }
     }
 
@@ -186,6 +186,18 @@ impl<B: Payload> Inbound<B> {
     }
 }
 
+/// 128 bits of chance in hexadecimal.
+#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
+fn new_id(dice: &Dice) -> [u8; 32] {
+    let mut digits = [b'0'; 32];
+    for (half, rolled) in digits.chunks_exact_mut(16).zip([dice.roll(), dice.roll()]) {
+        for (digit, shift) in half.iter_mut().zip((0_u32..64).step_by(4)) {
+            *digit = HEX[usize::try_from((rolled >> shift) & 15).unwrap_or_default()];
+        }
+    }
+    digits
+}
+
 /// Gathers a body; one that comes in one piece is not copied.
 async fn collect<B: Payload>(body: Limited<B>) -> Result<Bytes, Error> {
     let mut body = std::pin::pin!(body);
@@ -206,4 +218,18 @@ async fn collect<B: Payload>(body: Limited<B>) -> Result<Bytes, Error> {
         }
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_ours_is_made_of_hexadecimal_digits_and_no_other_is_like_it() {
+        let dice = Dice::seeded(1);
+        let (one, other) = (new_id(&dice), new_id(&dice));
+        assert!(one != other && one.iter().all(u8::is_ascii_hexdigit));
+    }
 }

@@ -20,7 +20,6 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::alphabet::Alphabet;
-use crate::clock::Dice;
 
 /// What marks a request on its way through: Via, a request id, a trace. None can change an answer.
 #[derive(Clone, Debug)]
@@ -286,18 +285,6 @@ pub fn request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     })
 }
 
-/// A new request id: 128 bits of chance in hexadecimal.
-#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
-pub fn new_id(dice: &Dice) -> [u8; 32] {
-    let mut digits = [b'0'; 32];
-    for (half, rolled) in digits.chunks_exact_mut(16).zip([dice.roll(), dice.roll()]) {
-        for (digit, shift) in half.iter_mut().zip((0_u32..64).step_by(4)) {
-            *digit = HEX[usize::try_from((rolled >> shift) & 15).unwrap_or_default()];
-        }
-    }
-    digits
-}
-
 /// The field's value, unless it is absent or there are several.
 fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = fields.get_all(name).iter();
@@ -399,8 +386,6 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a plain host's name is made of.
 static IN_NAME: Alphabet =
     Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._");
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -655,9 +640,6 @@ mod tests {
         assert!(["a", "A.b_c-9", &"a".repeat(64)].into_iter().all(taken));
         assert!(!["", "a b", "a\"", "é", "a/b", &"a".repeat(65)].into_iter().any(taken));
         assert_eq!(request_id(&fields(&[("x-request-id", "a"), ("x-request-id", "a")])), None);
-        let dice = Dice::seeded(1);
-        let (one, other) = (new_id(&dice), new_id(&dice));
-        assert!(one != other && one.iter().all(u8::is_ascii_hexdigit));
     }
 
     #[test]

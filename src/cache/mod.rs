@@ -21,12 +21,14 @@ use crate::clock::Now;
 
 use generation::{Generations, Scope, Stamp, Strength, Verdict};
 use policy::{Forward, Freshness, NotStored};
+use slot::Slot;
 use stored::{CacheKey, KeyRef, Owner, Stored};
 
 pub mod flight;
 pub mod generation;
 pub mod policy;
 pub mod purge;
+mod slot;
 pub mod stored;
 
 /// The store of answers.
@@ -85,11 +87,16 @@ impl Cache {
         }
     }
 
-    /// Keeps an answer, unless what it belongs to was invalidated while it was under way.
+    /// Keeps an answer to this request, unless what it belongs to was invalidated while it was under way.
     ///
     /// # Errors
     /// Why it was not kept.
-    pub fn store(&self, key: &CacheKey, stored: &Arc<Stored>) -> Result<(), NotStored> {
+    pub fn store(
+        &self,
+        key: &CacheKey,
+        request: &HeaderMap,
+        stored: &Arc<Stored>,
+    ) -> Result<(), NotStored> {
         let entries = self.entries.as_ref().ok_or(NotStored::SwitchedOff)?;
         if stored.stamp.verdict() != Verdict::Current {
             return Err(NotStored::Voided);
@@ -97,7 +104,7 @@ impl Cache {
         let slot = match key.owner() {
             Owner::Caller(_) => Slot::One(Arc::clone(stored)),
             Owner::Open => match entries.get(key) {
-                Some(slot) => slot.with(Arc::clone(stored)),
+                Some(slot) => slot.with(Arc::clone(stored), request),
                 None => Slot::One(Arc::clone(stored)),
             },
         };
@@ -288,47 +295,6 @@ pub fn unit_scope(family: u16, unit: &str) -> Scope {
     Scope::Unit(family, unit.to_ascii_lowercase())
 }
 
-/// What one key holds: a response, or on an open route its variants, the newest first.
-#[derive(Clone, Debug)]
-enum Slot {
-    One(Arc<Stored>),
-    Many(Arc<[Arc<Stored>]>),
-}
-
-impl Slot {
-    /// The newest variant that suits a request (RFC 9111 §4.1).
-    fn select(&self, request: &HeaderMap) -> Option<&Arc<Stored>> {
-        self.variants().iter().find(|stored| stored.variant.matches(request))
-    }
-
-    /// The same with `stored` in front, in place of the variant it replaces.
-    fn with(&self, stored: Arc<Stored>) -> Self {
-        let others =
-            self.variants().iter().filter(|other| other.variant != stored.variant).cloned();
-        let variants: Arc<[_]> =
-            std::iter::once(Arc::clone(&stored)).chain(others).take(MAX_VARIANTS).collect();
-        if variants.len() == 1 { Self::One(stored) } else { Self::Many(variants) }
-    }
-
-    fn variants(&self) -> &[Arc<Stored>] {
-        match self {
-            Self::One(stored) => std::slice::from_ref(stored),
-            Self::Many(variants) => variants,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.variants().iter().map(|stored| stored.bytes() + size_of::<usize>()).sum()
-    }
-
-    /// The longest time that any variant can still be of use.
-    fn useful_for(&self) -> Duration {
-        let left =
-            |stored: &Arc<Stored>| stored.life.last_use().saturating_sub(stored.life.initial_age);
-        self.variants().iter().map(left).max().unwrap_or_default()
-    }
-}
-
 /// Drops an entry after its last window. The instants are moka's own, and not looked at.
 struct LastWindow;
 
@@ -381,9 +347,6 @@ fn weight(key: &CacheKey, slot: &Slot) -> u32 {
     let bytes = size_of::<CacheKey>() + key.heap_bytes() + slot.bytes() + ENTRY_OVERHEAD;
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
-
-/// Most variants of one key: a client that varies a request field at will can't fill the memory.
-const MAX_VARIANTS: usize = 32;
 
 /// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
 /// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.

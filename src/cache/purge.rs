@@ -8,7 +8,8 @@
 use http::uri::PathAndQuery;
 
 use super::generation::{Scope, Strength, Verdict};
-use super::{Cache, Invalidation, Slot, Source};
+use super::slot::Slot;
+use super::{Cache, Invalidation, Source};
 use crate::caller::CallerId;
 
 /// What an operator wants gone.

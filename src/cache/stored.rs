@@ -11,10 +11,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::DATE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::generation::Stamp;
-use super::policy::{Freshness, Life, Validators, Variant};
+use super::policy::{Freshness, Life, Validators, Variant, parse_date};
 use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::mask::{Facts, Masked};
@@ -136,6 +137,15 @@ impl Stored {
     /// RFC 9111 §4.2.3 `current_age`.
     pub fn age(&self, now: &Now) -> Duration {
         self.life.initial_age.saturating_add(now.since(&self.received))
+    }
+
+    /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
+    pub fn made_at(&self) -> Duration {
+        let mut dates = self.fields.iter().filter(|(name, _)| *name == DATE);
+        let date = dates.next().filter(|_| dates.next().is_none());
+        let received = self.received.wall;
+        date.and_then(|(_, date)| parse_date(date.as_bytes(), received))
+            .unwrap_or_else(|| Duration::from_secs(received.as_secs()))
     }
 
     /// What its age and its authorisation allow at `now`.

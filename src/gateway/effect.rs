@@ -1,8 +1,8 @@
 //! What a write makes old (RFC 9111 §4.4), and how that is ended.
 //!
 //! *Invariants*
-//! 1. Only a success or a redirect ends anything for good; an outcome that nobody knows makes the
-//!    writer's own lists stale.
+//! 1. Only a success or a redirect ends anything for good, but the write's own target, which ends too where
+//!    no whole answer came; an outcome that nobody knows makes the writer's own lists stale.
 //! 2. `Location` and `Content-Location` count on the same origin only: the upstream's, or the one that
 //!    the client took us for.
 
@@ -94,8 +94,15 @@ impl Effect<'_> {
         }
     }
 
+    /// No whole answer came, though it may have been a success: then its target must not be served from
+    /// what is stored (RFC 9111 §4.4).
+    pub(super) fn lost(&self) {
+        self.drop_scope(self.gateway.0.cache.target_scope(self.target), Strength::Hard);
+        self.unknown();
+    }
+
     /// Nobody knows whether it took effect: the writer's lists are to be asked for anew.
-    pub(super) fn unknown(&self) {
+    fn unknown(&self) {
         if let Some((family, _member)) = self.gateway.route_at(self.route).invalidates {
             self.drop_for_writer(family, Strength::Soft);
         }

@@ -24,7 +24,7 @@ use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
 use crate::cache::generation::{Scope, Stamp, Strength};
 use crate::cache::policy::{self, Forward, Validators};
-use crate::cache::stored::{CacheKey, KeyRef, Stored};
+use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
@@ -68,7 +68,7 @@ impl Gateway {
             return self.head(asked, key, prior, why).await;
         }
         let ticket = self.join(self.job(&asked, key, caller, prior.clone(), cause));
-        let role = ticket.role();
+        let mut role = ticket.role();
         let mut landing = self.landed(ticket, &asked).await;
         if role == Role::Joiner && landing.as_ref().is_ok_and(|landed| !landed.suits(&asked)) {
             // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
@@ -76,6 +76,7 @@ impl Gateway {
             let job = self.job(&asked, key, caller, prior, cause);
             let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
             let ticket = self.0.flights.alone(|publisher| job.run(stamp, publisher));
+            role = ticket.role();
             landing = self.landed(ticket, &asked).await;
         }
         match landing {
@@ -322,7 +323,7 @@ impl Job {
             None => Arc::clone(&stored),
         };
         let cache = &self.gateway.0.cache;
-        let kept = judged.verdict.and_then(|()| cache.store(&self.key, &shared));
+        let kept = judged.verdict.and_then(|()| cache.store(&self.key, &self.selecting, &shared));
         let trip = Some(trip);
         let credentials = Credentials::of(&self.selecting);
         let Err(reason) = kept else {
@@ -333,6 +334,10 @@ impl Job {
             // What was stored is no longer the upstream's answer. (A voided flight says nothing of
             // what its successor may have stored, nor one for a single asker of what is for all.)
             cache.end(&self.key);
+        }
+        if stored.owner == Owner::Open {
+            // Who waits may see no more of it than who would have found it stored.
+            return Landed { stored, shared, origin, kept, credentials, trip };
         }
         drop(shared);
         let stored = disowned(stored);

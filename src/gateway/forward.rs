@@ -178,7 +178,7 @@ impl Errand {
             Ok(answer) => answer,
             Err(failed) => {
                 if write && failed.sent == Sent::Maybe {
-                    effect.unknown();
+                    effect.lost();
                 }
                 return Err(failed);
             }

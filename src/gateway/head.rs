@@ -69,8 +69,8 @@ impl Job {
         };
         let origin = Origin::Upstream(answer.status);
         match &self.prior {
-            Some(prior) if answer.status == StatusCode::OK && prior.status == StatusCode::OK => {
-                if freshens(prior, &answer) {
+            Some(prior) if answer.status == StatusCode::OK => {
+                if prior.status == StatusCode::OK && freshens(prior, &answer) {
                     return Ok(self.renew(prior, &answer, origin, stamp));
                 }
                 self.stale();

@@ -41,7 +41,7 @@ impl Composed {
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
         let owner = *job.key.owner();
         // RFC 9111 §5.2.2.4 and §5.2.2.7: fields that are for who asked, but for nobody else.
-        let shareable = (owner == Owner::Open && judged.is_ok())
+        let shareable = (owner == Owner::Open)
             .then(|| policy::fields_to_store(&rules, &self.ruling, &self.shown))
             .filter(|shareable| shareable.len() != self.shown.len())
             .map(|shareable| Fields::copied(&shareable));

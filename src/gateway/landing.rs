@@ -6,11 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Asked;
-use crate::cache::policy::NotStored;
+use crate::cache::policy::{Freshness, NotStored};
 use crate::cache::stored::{Owner, Stored};
 use crate::error::Error;
 use crate::telemetry::Cause;
@@ -104,33 +104,46 @@ impl Landed {
         }
     }
 
-    /// Whether a joiner may take it, judged as a lookup would. What can't be stored was for who asked
-    /// (RFC 9111 §4): only a failure is also that of others who show the same.
+    /// Whether a joiner may take it, judged as a lookup would. What can't be stored, or would have to be
+    /// asked about, was for who asked (RFC 9111 §4): only a failure is also that of others who show the
+    /// same, unless it tells its reader who he is from now on.
     pub(super) fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
         if let Owner::Caller(_) = self.stored.owner {
             return true;
         }
         let fields = &*asked.inbound.selecting();
         let everybodys = match self.kept {
-            Ok(()) | Err(NotStored::Voided | NotStored::TooLarge | NotStored::SwitchedOff) => true,
+            Ok(()) | Err(NotStored::Voided | NotStored::TooLarge | NotStored::SwitchedOff)
+                if self.arrived_fresh() =>
+            {
+                true
+            }
             Err(reason) if reason.is_for_its_asker_alone() => false,
-            Err(_) => {
+            Ok(()) | Err(_) => {
                 let failed = self.stored.status.as_u16() >= 400;
-                failed && self.credentials == Credentials::of(fields)
+                let sets_cookie = self.shared.fields.iter().any(|(name, _)| name == SET_COOKIE);
+                failed && !sets_cookie && self.credentials == Credentials::of(fields)
             }
         };
         everybodys && self.stored.variant.matches(fields)
+    }
+
+    /// Whether a lookup would have served it when it arrived.
+    fn arrived_fresh(&self) -> bool {
+        let life = &self.stored.life;
+        life.freshness(life.initial_age) <= Freshness::StaleWhileRevalidate
     }
 }
 
 /// What a request shows to be known by: compared, never sent or logged.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Credentials(Vec<HeaderValue>);
+pub(super) struct Credentials([Vec<HeaderValue>; 2]);
 
 impl Credentials {
     pub(super) fn of(fields: &HeaderMap) -> Self {
-        let shown = [AUTHORIZATION, COOKIE].map(|name| fields.get_all(name));
-        Self(shown.into_iter().flatten().cloned().collect())
+        Self(
+            [AUTHORIZATION, COOKIE].map(|name| fields.get_all(name).into_iter().cloned().collect()),
+        )
     }
 }
 

@@ -261,7 +261,10 @@ impl Gateway {
         match found {
             Lookup::Fresh(stored) => Ok(Reply::hit(stored, now)),
             Lookup::StaleWhileRevalidate(stored) => {
-                self.refresh(&asked, &key, caller, Arc::clone(&stored));
+                // Who wants nothing from the upstream (RFC 9111 §5.2.1.7) makes nobody ask it.
+                if !policy::only_if_cached(&asked.plan.rules, asked.inbound.fields()) {
+                    self.refresh(&asked, &key, caller, Arc::clone(&stored));
+                }
                 Ok(Reply::stale(stored, now))
             }
             // Boxed: what waits for the upstream would make the future of every hit larger, and it is moved

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
+use http::header::{
+    AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
@@ -291,9 +293,13 @@ fn partial(
             response.map(|_whole| Full::new(slice))
         }
         RangeAnswer::Unsatisfiable => {
-            response.headers_mut().insert(CONTENT_RANGE, policy::unsatisfied_range(length));
-            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            response.map(|_whole| Full::default())
+            let mut refused = Response::new(Full::default());
+            *refused.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            let fields = refused.headers_mut();
+            append(fields, stored, policy::stays_in_416);
+            fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length));
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            refused
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     date::parse_date,
     directives::delta_seconds,
     list::{members, only_line},
-    storing::{is_heuristically_cacheable, stores_without_explicit_freshness},
+    storing::{may_lack_freshness, stores_without_explicit_freshness},
 };
 
 /// The life of a stored response. All but `keep` and the windows are ages.
@@ -250,7 +250,7 @@ fn implicit_lifetime(
     }
     let modified = only_line(response, &LAST_MODIFIED)
         .and_then(|modified| parse_date(modified, received.at))
-        .filter(|_| is_heuristically_cacheable(status) || control.public);
+        .filter(|_| may_lack_freshness(control, status));
     match (rules.heuristic, modified) {
         (Some(heuristic), Some(modified)) => {
             heuristic.of(received.date.saturating_sub(modified)).min(received.cap(rules.max_ttl))

@@ -62,7 +62,7 @@ pub use date::parse_date;
 pub use directives::{CacheControl, Scope};
 pub use freshness::{Freshness, Life};
 pub use invalidation::invalidated_targets;
-pub use range::{RangeAnswer, content_range, range_answer, unsatisfied_range};
+pub use range::{RangeAnswer, content_range, range_answer, stays_in_416, unsatisfied_range};
 pub use reuse::{Reuse, only_if_cached, reuse};
 pub use storing::{NotStored, fields_to_store, judge};
 pub use validation::{

@@ -12,14 +12,14 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue,
-    header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{DATE, ETAG, EXPIRES, IF_RANGE, LAST_MODIFIED, RANGE},
 };
 
 use super::{
     date::parse_date,
     list::{only_line, trim},
-    validation::{EntityTag, tag},
+    validation::{EntityTag, stays_in_304, tag},
 };
 
 /// What a GET gets of a complete 200.
@@ -53,6 +53,17 @@ pub fn content_range(range: &RangeInclusive<u64>, length: u64) -> HeaderValue {
 /// `Content-Range` of a 416 (RFC 9110 §14.4).
 pub fn unsatisfied_range(length: u64) -> HeaderValue {
     written(&format!("bytes */{length}"))
+}
+
+/// Whether a field of the 200 stays in a 416 in its place. That answers the range alone: what describes the
+/// content is left out, and what would let a cache after us keep it as the target's answer (RFC 9111 §3 lets
+/// any final status be kept).
+pub fn stays_in_416(name: &HeaderName) -> bool {
+    stays_in_304(name, true)
+        && *name != ETAG
+        && *name != EXPIRES
+        // Targeted ones among them (RFC 9213).
+        && !name.as_str().ends_with("cache-control")
 }
 
 /// One range of bytes, as asked for (RFC 9110 §14.1.2).

@@ -232,16 +232,11 @@ pub(super) fn remove_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
-/// Statuses whose definition lets a cache take a heuristic lifetime (RFC 9110 §15.1); 206 is not
-/// stored.
-pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
-}
-
-/// Those among them that are no errors. An error without explicit freshness is stored only by a
-/// negative TTL or a heuristic: it may be gone in a moment.
+/// Statuses whose definition lets a cache take a heuristic lifetime (RFC 9110 §15.1), without the errors
+/// among them: one without explicit freshness is stored only by a negative TTL, for it may be gone in a
+/// moment. A part (206) is not stored at all.
 pub(super) fn stores_without_explicit_freshness(status: StatusCode) -> bool {
-    is_heuristically_cacheable(status) && status.as_u16() < 400
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }
 
 /// The fields that must not be given to later requests.
@@ -304,8 +299,9 @@ fn sharing_allowed(
     Ok(())
 }
 
-/// Whether a response that is never fresh may be kept for revalidation (RFC 9111 §3, last item).
-fn may_lack_freshness(control: &CacheControl, status: StatusCode) -> bool {
+/// Whether a response without explicit freshness may be kept, by a heuristic lifetime (RFC 9111 §4.2.2) or
+/// to be revalidated (RFC 9111 §3, last item).
+pub(super) fn may_lack_freshness(control: &CacheControl, status: StatusCode) -> bool {
     stores_without_explicit_freshness(status) || (control.public && status.as_u16() < 400)
 }
 

@@ -319,7 +319,7 @@ fn open_admin(
     let changes = Changes {
         pass: config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of),
         hosts: config.admin.hosts.clone(),
-        purge: Box::new(move |purge, strength| purging.purge(purge, strength)),
+        purge: Arc::new(move |purge, strength| purging.purge(purge, strength)),
     };
     admin::start(address, Admin::new(Arc::clone(telemetry), probes, changes))
         .map(Some)

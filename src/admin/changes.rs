@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ pub struct Changes {
     pub hosts: Vec<String>,
     /// Ends what is stored.
     #[expect(clippy::type_complexity, reason = "it is said once")]
-    pub purge: Box<dyn Fn(&Purge, Strength) -> Result<Purged, Several> + Send + Sync>,
+    pub purge: Arc<dyn Fn(&Purge, Strength) -> Result<Purged, Several> + Send + Sync>,
 }
 
 impl fmt::Debug for Changes {
@@ -97,7 +98,10 @@ impl Changes {
         let body = Limited::new(request.into_body(), LARGEST).collect();
         let body = timeout(PATIENCE, body).await.ok().and_then(Result::ok).ok_or(UNREAD)?;
         let (purge, strength) = wanted(&body.to_bytes()).ok_or(UNCLEAR)?;
-        Ok(match (self.purge)(&purge, strength) {
+        let work = Arc::clone(&self.purge);
+        // It scans all that is stored: beside this port's only thread, so that health is told meanwhile.
+        let purged = tokio::task::spawn_blocking(move || work(&purge, strength)).await;
+        Ok(match purged.map_err(|_panicked| LOST)? {
             Ok(Purged { entries, fetches }) => {
                 let soft = strength == Strength::Soft;
                 let told = json!({ "entries": entries, "fetches": fetches, "soft": soft });
@@ -235,6 +239,12 @@ const UNCLEAR: Refused = refused(
     StatusCode::BAD_REQUEST,
     "purge_unclear",
     "Send JSON with one of {\"unit\": ID}, {\"caller\": 12 to 64 HEX DIGITS}, {\"url\": URL or PATH}, {\"all\": true}, and \"soft\": true to make stale only.",
+);
+
+const LOST: Refused = refused(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "purge_lost",
+    "The purge failed; report it with the log's panicked line, and purge again.",
 );
 
 /// Where to purge.

@@ -19,7 +19,7 @@ fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
     let changes = Changes {
         pass: None,
         hosts: Vec::new(),
-        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
+        purge: Arc::new(|_purge, _strength| Ok(Purged::default())),
     };
     changing(readiness, changes)
 }
@@ -191,7 +191,7 @@ fn purged(several: &[&str], what: &str) -> (String, Vec<(Purge, Strength)>) {
     let changes = Changes {
         pass: Some(Pass::of(b"a token of operators")),
         hosts: Vec::new(),
-        purge: Box::new(move |purge, strength| {
+        purge: Arc::new(move |purge, strength| {
             seen.lock().push((purge.clone(), strength));
             if several.is_empty() {
                 Ok(Purged { entries: 3, fetches: 2 })
@@ -258,7 +258,7 @@ fn a_request_without_a_host_or_with_two_is_refused() {
     let changes = || Changes {
         pass: None,
         hosts: Vec::new(),
-        purge: Box::new(|_purge, _strength| Ok(Purged::default())),
+        purge: Arc::new(|_purge, _strength| Ok(Purged::default())),
     };
     let running = start(loopback(), changing(Arc::new(Mutex::new(ready())), changes())).unwrap();
     for (head, status) in [

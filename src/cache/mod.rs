@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
+use moka::Entry;
 use moka::notification::RemovalCause;
+use moka::ops::compute::{CompResult, Op};
 
 use crate::clock::Now;
 
@@ -101,25 +103,49 @@ impl Cache {
         if stored.stamp.verdict() != Verdict::Current {
             return Err(NotStored::Voided);
         }
-        let slot = match key.owner() {
-            Owner::Caller(_) => Slot::One(Arc::clone(stored)),
-            Owner::Open => match entries.get(key) {
-                Some(slot) => slot.with(Arc::clone(stored), request),
-                None => Slot::One(Arc::clone(stored)),
-            },
-        };
-        if u64::from(weight(key, &slot)) > self.capacity {
-            return Err(NotStored::TooLarge);
+        let fits = |slot: &Slot| u64::from(weight(key, slot)) <= self.capacity;
+        match key.owner() {
+            Owner::Caller(_) => {
+                let slot = Slot::One(Arc::clone(stored));
+                if !fits(&slot) {
+                    return Err(NotStored::TooLarge);
+                }
+                entries.insert(key.clone(), slot);
+            }
+            // One at a time for a key, so that none of its variants is lost, nor comes back.
+            Owner::Open => {
+                let put = entries.entry_by_ref(key).and_compute_with(|held| {
+                    let slot = match held.map(Entry::into_value) {
+                        Some(slot) => slot.with(Arc::clone(stored), request),
+                        None => Slot::One(Arc::clone(stored)),
+                    };
+                    if fits(&slot) { Op::Put(slot) } else { Op::Nop }
+                });
+                if !matches!(put, CompResult::Inserted(_) | CompResult::ReplacedWith(_)) {
+                    return Err(NotStored::TooLarge);
+                }
+            }
         }
-        entries.insert(key.clone(), slot);
         self.removals.insertions.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Ends a stored answer for good, such as when the upstream said 403 or 404 to its owner; says
-    /// whether there was one.
-    pub fn end(&self, key: &CacheKey) -> bool {
-        self.entries.as_ref().is_some_and(|entries| entries.remove(key).is_some())
+    /// Ends a stored answer for good, such as when the upstream said 403 or 404 to its owner, of an open
+    /// route's variants those that suit the request; says whether there was one.
+    pub fn end(&self, key: &CacheKey, request: &HeaderMap) -> bool {
+        let Some(entries) = &self.entries else { return false };
+        if let Owner::Caller(_) = key.owner() {
+            return entries.remove(key).is_some();
+        }
+        let ended = entries.entry_by_ref(key).and_compute_with(|held| {
+            let Some(slot) = held.map(Entry::into_value) else { return Op::Nop };
+            match slot.without(request) {
+                None => Op::Remove,
+                Some(left) if left.variants().len() < slot.variants().len() => Op::Put(left),
+                Some(_all) => Op::Nop,
+            }
+        });
+        matches!(ended, CompResult::Removed(_) | CompResult::ReplacedWith(_))
     }
 
     /// Voids or stales everything of a scope, flights under way too; says whether anything was there.

@@ -2,7 +2,7 @@
 //!
 //! *Invariants*
 //! 1. What is under way is ended first, by its generation; what is stored is counted and freed after
-//!    that, so that nothing slips in between.
+//!    that, so that nothing slips in between. (The counts are of a moment; the ending is not.)
 //! 2. It takes a scan of what is stored: on the operators' thread, never on a request's.
 
 use http::uri::PathAndQuery;
@@ -15,7 +15,7 @@ use crate::caller::CallerId;
 /// What an operator wants gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purge {
-    /// Every caller's answers about a unit.
+    /// Every caller's answers for targets whose path names a unit.
     Unit(String),
     /// All answers to one caller: the first 12 or more digits of its digest, as logs show it.
     Caller(String),

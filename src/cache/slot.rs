@@ -43,6 +43,17 @@ impl Slot {
         Self::Many(variants.into())
     }
 
+    /// The same without the variants that suit a request; `None` where nothing is left.
+    pub(super) fn without(&self, request: &HeaderMap) -> Option<Self> {
+        let left = self.variants().iter().filter(|other| !other.variant.matches(request));
+        let left: Vec<_> = left.cloned().collect();
+        match &left[..] {
+            [] => None,
+            [one] => Some(Self::One(Arc::clone(one))),
+            _ => Some(Self::Many(left.into())),
+        }
+    }
+
     pub(super) fn variants(&self) -> &[Arc<Stored>] {
         match self {
             Self::One(stored) => std::slice::from_ref(stored),

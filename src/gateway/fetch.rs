@@ -22,7 +22,7 @@ use super::plan::Plan;
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
-use crate::cache::generation::{Scope, Stamp, Strength};
+use crate::cache::generation::{Scope, Stamp, Strength, Verdict};
 use crate::cache::policy::{self, Forward, Validators};
 use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
@@ -191,8 +191,8 @@ impl Gateway {
     }
 
     /// Ends a stored answer that its owner may not have any more.
-    fn end(&self, key: &CacheKey) {
-        if self.0.cache.end(key) {
+    fn end(&self, key: &CacheKey, request: &HeaderMap) {
+        if self.0.cache.end(key, request) {
             self.metrics().cache_invalidations_total.inc(Source::Gone.as_str());
         }
     }
@@ -218,8 +218,15 @@ impl Job {
     ) -> Landing {
         self.interim =
             Some(self.gateway.on_interim(self.route, Credentials::of(&self.selecting), publisher));
+        self.forget_voided();
         let landed = self.fetch(stamp).await;
         landed.map(Arc::new).map_err(Arc::new)
+    }
+
+    /// What was ended between the lookup and our own stamp is not brought back by a 304 about it: a bump
+    /// before this look drops it, one after it voids the stamp.
+    pub(super) fn forget_voided(&mut self) {
+        self.prior = self.prior.take().filter(|prior| prior.stamp.verdict() != Verdict::Void);
     }
 
     async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {
@@ -298,7 +305,7 @@ impl Job {
         if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
         {
             // Ended for good: no stale window covers a refusal.
-            self.gateway.end(&self.key);
+            self.gateway.end(&self.key, &self.selecting);
         }
         Ok(answer)
     }
@@ -333,7 +340,7 @@ impl Job {
         if stored.status.is_success() && !reason.is_of_the_request() {
             // What was stored is no longer the upstream's answer. (A voided flight says nothing of
             // what its successor may have stored, nor one for a single asker of what is for all.)
-            cache.end(&self.key);
+            cache.end(&self.key, &self.selecting);
         }
         if stored.owner == Owner::Open {
             // Who waits may see no more of it than who would have found it stored.

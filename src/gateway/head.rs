@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use super::compose::Asking;
@@ -57,6 +58,7 @@ impl Job {
         publisher: Publisher<Landing, Arc<Interim>>,
     ) -> Landing {
         self.interim = Some(self.gateway.on_interim(self.route, Credentials::default(), publisher));
+        self.forget_voided();
         self.head(stamp).await.map(Arc::new).map_err(Arc::new)
     }
 
@@ -70,7 +72,7 @@ impl Job {
         let origin = Origin::Upstream(answer.status);
         match &self.prior {
             Some(prior) if answer.status == StatusCode::OK => {
-                if prior.status == StatusCode::OK && freshens(prior, &answer) {
+                if prior.status == StatusCode::OK && self.freshens(prior, &answer) {
                     return Ok(self.renew(prior, &answer, origin, stamp));
                 }
                 self.stale();
@@ -94,8 +96,16 @@ impl Job {
     }
 }
 
-/// Whether what HEAD said is about the stored bytes.
-fn freshens(prior: &Stored, answer: &Answer) -> bool {
-    let length = u64::try_from(prior.body.len()).unwrap_or(u64::MAX);
-    policy::head_freshens(&prior.fields.to_map(), &answer.fields, length)
+impl Job {
+    /// Whether what HEAD said is about the stored bytes.
+    fn freshens(&self, prior: &Stored, answer: &Answer) -> bool {
+        let (mut known, mut said) = (prior.fields.to_map(), answer.fields.clone());
+        if self.gateway.route_at(self.route).masks() {
+            // Ours stand there, over the masked bytes.
+            prior.validators.replace(&mut known);
+            said.remove(CONTENT_LENGTH);
+        }
+        let length = u64::try_from(prior.body.len()).unwrap_or(u64::MAX);
+        policy::head_freshens(&known, &said, length)
+    }
 }

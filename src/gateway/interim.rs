@@ -1,7 +1,7 @@
 //! Interim responses (RFC 9110 §15.2): 102, 103 and the like, from the upstream to whoever waits.
 //!
 //! *Invariants*
-//! 1. None goes to a client of HTTP/1.0, nor to one whose answer comes from the cache.
+//! 1. None goes to a client of HTTP/1.0, nor to one that waits for nothing.
 //! 2. Their fields are reduced and masked as those of an answer are.
 //! 3. On an open route a joiner hears only what was sent to one who shows the same to be known by: nobody
 //!    can tell yet whether the answer is for all.
@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use http::header::SET_COOKIE;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::landing::{Credentials, Landing};
@@ -31,7 +32,8 @@ impl Interim {
     /// Whether a joiner may hear of it.
     fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
         asked.matched.route.wants_token()
-            || self.credentials == Credentials::of(&asked.inbound.selecting())
+            || !self.fields.contains_key(SET_COOKIE)
+                && self.credentials == Credentials::of(&asked.inbound.selecting())
     }
 }
 

@@ -6,8 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST,
+    IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA, RANGE,
+    SET_COOKIE, USER_AGENT, VIA,
+};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::Asked;
 use crate::cache::policy::{Freshness, NotStored};
@@ -135,17 +139,45 @@ impl Landed {
     }
 }
 
-/// What a request shows to be known by: compared, never sent or logged.
+/// What a request shows to be known by: every field that crosses and could tell one asker from another.
+/// Compared, never sent or logged.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Credentials([Vec<HeaderValue>; 2]);
+pub(super) struct Credentials(HeaderMap);
 
 impl Credentials {
     pub(super) fn of(fields: &HeaderMap) -> Self {
-        Self(
-            [AUTHORIZATION, COOKIE].map(|name| fields.get_all(name).into_iter().cloned().collect()),
-        )
+        let mut shown = fields.clone();
+        for name in &TELLS_NOBODY_APART {
+            shown.remove(name);
+        }
+        Self(shown)
     }
 }
+
+/// Fields that mark a request or its way, preferences, which `Vary` is there for, and what is judged here.
+static TELLS_NOBODY_APART: [HeaderName; 21] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_LENGTH,
+    HOST,
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+    PRAGMA,
+    RANGE,
+    USER_AGENT,
+    VIA,
+    HeaderName::from_static("baggage"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-request-id"),
+];
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -294,15 +294,19 @@ impl Gateway {
         match policy::reuse(rules, &stored.life, age, fields) {
             // A client may take a stale answer (RFC 9111 §5.2.1.2), but not one that a write made stale,
             // nor past what its token was last allowed.
-            Reuse::Allowed => Ok(match found {
+            Reuse::Allowed => match found {
                 Lookup::Stale(stored)
                     if stored.owner == Owner::Open
                         && stored.stamp.verdict() == Verdict::Current =>
                 {
-                    Lookup::StaleWhileRevalidate(stored)
+                    Ok(Lookup::StaleWhileRevalidate(stored))
                 }
-                other => other,
-            }),
+                // Young enough, but a write or an operator made it stale.
+                Lookup::Stale(_) if policy::only_if_cached(rules, fields) => {
+                    Err(Error::OnlyIfCached)
+                }
+                other => Ok(other),
+            },
             Reuse::Revalidate => Ok(Lookup::Stale(Arc::clone(stored))),
             Reuse::OnlyIfCachedUnsatisfied => Err(Error::OnlyIfCached),
         }

@@ -6,6 +6,7 @@ use super::Gateway;
 use crate::cache::Source;
 use crate::cache::generation::Strength;
 use crate::cache::purge::{Purge, Purged, Several};
+use crate::unit::is_unit_id;
 
 impl Gateway {
     /// Ends what is stored and under way, or makes it stale: still good for stale-if-error and to be asked
@@ -25,12 +26,16 @@ impl Gateway {
         let soft = strength == Strength::Soft;
         let Purged { entries, fetches } = purged;
         match purge {
-            Purge::Unit(unit) => {
-                // Whatever was pasted there: a key is not logged.
+            // Whatever was pasted there, no secret is logged.
+            Purge::Unit(unit) if is_unit_id(unit.as_bytes()) => {
                 let unit = self.0.masker.target(unit);
                 info!(%unit, soft, entries, fetches, "purged");
             }
-            Purge::Caller(caller) => info!(%caller, soft, entries, fetches, "purged"),
+            Purge::Unit(_no_id) => info!(soft, entries, fetches, "nothing to purge: no unit's id"),
+            Purge::Caller(digits) => {
+                let caller = digits.get(..FINGERPRINT).unwrap_or_default();
+                info!(%caller, soft, entries, fetches, "purged");
+            }
             Purge::Target(target) => {
                 let target = self.0.masker.target(target.as_str());
                 info!(%target, soft, entries, fetches, "purged");
@@ -40,3 +45,6 @@ impl Gateway {
         Ok(purged)
     }
 }
+
+/// Digits by which logs know a caller.
+const FINGERPRINT: usize = 12;

@@ -94,19 +94,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 impl<S: AsyncWrite + Unpin> Timed<S> {
     /// Writes the interim responses that are due, before anything of hyper's.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            let Some(due) = self.activity.ahead.due() else { return Poll::Ready(Ok(())) };
-            self.ahead = due.into();
-        }
-        while !self.ahead.is_empty() {
-            let wrote = Pin::new(&mut self.stream).poll_write(cx, &self.ahead);
-            self.activity.wrote(wrote.is_pending());
-            match ready!(wrote)? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                wrote => self.ahead.advance(wrote),
+        loop {
+            while !self.ahead.is_empty() {
+                let wrote = Pin::new(&mut self.stream).poll_write(cx, &self.ahead);
+                self.activity.wrote(wrote.is_pending());
+                match ready!(wrote)? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    wrote => self.ahead.advance(wrote),
+                }
+            }
+            // Asked again after each: one that came while another was being written goes next.
+            match self.activity.ahead.due() {
+                Some(due) => self.ahead = due.into(),
+                None => return Poll::Ready(Ok(())),
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -478,6 +480,29 @@ mod tests {
             watched.client.read_exact(part).await.unwrap();
         }
         assert_eq!(&got, expected);
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_that_comes_while_another_is_being_written_comes_before_the_answer_too()
+     {
+        let mut watched = Watched::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let none = http::HeaderMap::new();
+        watched.activity.ahead.send(http::StatusCode::PROCESSING, &none);
+        assert!(Pin::new(&mut watched.timed).poll_flush(&mut cx).is_pending());
+        watched.activity.ahead.send(http::StatusCode::EARLY_HINTS, &none);
+        watched.activity.answered();
+        let mut all = Vec::new();
+        while Pin::new(&mut watched.timed).poll_write(&mut cx, b"!").is_pending() {
+            let mut part = [0; 8];
+            let read = watched.client.read(&mut part).await.unwrap();
+            all.extend_from_slice(&part[..read]);
+        }
+        assert!(Pin::new(&mut watched.timed).poll_flush(&mut cx).is_ready());
+        drop(watched.timed);
+        watched.client.read_to_end(&mut all).await.unwrap();
+        let expected = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n!";
+        assert_eq!(String::from_utf8(all).unwrap(), expected);
     }
 
     #[tokio::test]

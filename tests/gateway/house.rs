@@ -47,6 +47,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "route",
             "shutdown",
             "telemetry",
+            "unit",
             "upstream",
         ],
     ),

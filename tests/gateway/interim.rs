@@ -453,3 +453,15 @@ async fn a_flood_of_them_is_bounded_and_the_answer_still_comes() {
         assert_eq!(upstream.count(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_cookie_that_comes_ahead_goes_to_its_asker_alone() {
+    let (upstream, _gate, client) = shared(|_| ()).await;
+    let (mut leader, held) = held(&upstream, &client, Ask::get(TARGET)).await;
+    let mut joiner = asked(&client, Ask::get(TARGET)).await;
+    held.interim(103, &[("set-cookie", "session=leader")]);
+    held.interim(103, &[("link", "</all>")]);
+    assert_eq!(next(&mut leader).await.field("set-cookie"), Some("session=leader"));
+    assert_eq!(next(&mut joiner).await.field("link"), Some("</all>"));
+    held.release();
+}

@@ -267,3 +267,23 @@ async fn who_has_to_ask_alone_in_the_end_gets_all_that_is_meant_for_it() {
     }
     assert_eq!(upstream.count(), 2);
 }
+
+#[tokio::test]
+async fn a_failure_is_not_shared_with_who_is_known_by_another_field() {
+    let (upstream, _gate, client) = scene().await;
+    let held = upstream.hold();
+    let mut pending = vec![client.enter(Ask::get(TARGET).field("x-api-key", "alice")).await];
+    held.arrived().await;
+    for who in ["alice", "bob"] {
+        let ask = Ask::get(TARGET).field("x-api-key", who).field("user-agent", "another");
+        pending.push(client.enter(ask).await);
+    }
+    upstream.answer(Answer::new(403, "for bob"));
+    held.release_with(Answer::new(403, "for alice"));
+    let mut said = Vec::new();
+    for pending in pending {
+        said.push(pending.reply().await.text().to_owned());
+    }
+    assert_eq!(said, ["for alice", "for alice", "for bob"]);
+    assert_eq!(upstream.count(), 2);
+}

@@ -424,3 +424,16 @@ async fn an_answer_that_sets_cookies_is_stored_with_them_unless_the_route_refuse
     assert!(is_kept(&upstream, &client, "/without", without).await);
     assert_eq!(client.get("/without").await.field("set-cookie"), None);
 }
+
+#[tokio::test]
+async fn a_cookie_is_covered_by_a_lifetime_that_the_upstream_grants_and_by_none_of_ours() {
+    for (control, kept) in [("max-age=60", true), ("public", false), ("x", false)] {
+        let (upstream, _gate, client) = scene(|config| {
+            Gate::policy(config, |policy| policy.ttl = secs(60));
+        })
+        .await;
+        upstream.answer(controlled(200, &[control]).field("set-cookie", "session=alice"));
+        client.get(TARGET).await;
+        assert_eq!(client.get(TARGET).await.is_hit(), kept, "{control}");
+    }
+}

@@ -263,3 +263,17 @@ async fn who_waits_for_another_variant_asks_for_its_own() {
     }
     assert_eq!(upstream.count(), 2);
 }
+
+#[tokio::test]
+async fn what_is_answered_to_one_variant_alone_ends_no_other() {
+    for (status, control) in [(200, "private"), (403, "x"), (404, "x")] {
+        let (upstream, _gate, client) = scene().await;
+        upstream.answers(move |seen| match seen.field("cookie") {
+            Some(_) => Answer::new(status, "mine").field("cache-control", control),
+            None => varying("anybody's", &["cookie"]),
+        });
+        client.get(TARGET).await;
+        assert_eq!(client.send(ask(&[("cookie", "session=alice")])).await.text(), "mine");
+        assert!(client.get(TARGET).await.is_hit(), "{status}");
+    }
+}

@@ -528,3 +528,25 @@ async fn nothing_of_it_is_on_the_public_port() {
     );
     assert!(gate.stranger().get("/thing").await.is_hit());
 }
+
+#[tokio::test]
+async fn what_was_purged_is_not_brought_back_by_a_304() {
+    let desk = Desk::start().await;
+    let asks = |who: &str| Ask::get(OPEN).field("cookie", who);
+    desk.get(OPEN).await;
+    desk.gate.advance(secs(100));
+    let held = desk.upstream.hold();
+    let leader = desk.client(OPEN).enter(asks("alice")).await;
+    held.arrived().await;
+    let joiner = desk.client(OPEN).enter(asks("bob")).await;
+    assert_eq!(desk.purged(&json!({ "all": true })).await, (1, 1));
+    // What the leader gets is its own, so that the joiner asks for itself, after the purge.
+    desk.upstream.answers(|seen| match seen.field("if-none-match") {
+        Some(tag) => Answer::not_modified().field("etag", tag).field("cache-control", "max-age=60"),
+        None => Answer::json(200, "\"new\"").field("cache-control", "max-age=60"),
+    });
+    held.release_with(Answer::json(200, "0").field("cache-control", "private"));
+    leader.reply().await;
+    assert_eq!(joiner.reply().await.text(), "\"new\"");
+    assert_eq!(desk.get(OPEN).await.text(), "\"new\"");
+}

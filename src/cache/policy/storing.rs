@@ -34,7 +34,7 @@ pub enum NotStored {
     /// The request had `Authorization`, and nothing allows a shared partition to reuse it (RFC 9111
     /// §3.5).
     Authorization,
-    /// It sets a cookie, and the route does not store those.
+    /// It sets a cookie, and the route does not store those, or the upstream granted it no lifetime.
     SetCookie,
     /// It is a part: a 206, or one that was cut.
     Partial,
@@ -183,7 +183,7 @@ pub fn judge(
     let control = CacheControl::of_response(response, &rules.targets);
     directives_allow(rules, &control, status)?;
     if rules.partition == Partition::Shared {
-        sharing_allowed(rules, &control, request, response)?;
+        sharing_allowed(&control, request)?;
     }
     // On a private partition `Vary` matches, since we make the requests; but nothing matches `*`.
     let matchable = match rules.partition {
@@ -194,6 +194,14 @@ pub fn judge(
         return Err(NotStored::VaryStar);
     }
     let mut life = Life::of(rules, &control, status, response, times);
+    // RFC 9111 §7.3: a cookie does not keep an answer from being stored. But an upstream that granted no
+    // lifetime did not say that it is for all either.
+    if rules.partition == Partition::Shared
+        && !(rules.store_set_cookie && life.explicit)
+        && sets_cookie(rules, &control, response)
+    {
+        return Err(NotStored::SetCookie);
+    }
     if !life.explicit && life.lifetime.is_zero() && !may_lack_freshness(&control, status) {
         return Err(NotStored::NoFreshness);
     }
@@ -277,12 +285,7 @@ fn directives_allow(
 }
 
 /// What only a shared cache has to ask.
-fn sharing_allowed(
-    rules: &Rules,
-    control: &CacheControl,
-    request: &HeaderMap,
-    response: &HeaderMap,
-) -> Result<(), NotStored> {
+fn sharing_allowed(control: &CacheControl, request: &HeaderMap) -> Result<(), NotStored> {
     if control.private == Scope::Whole {
         return Err(NotStored::Private);
     }
@@ -291,12 +294,12 @@ fn sharing_allowed(
     if request.contains_key(AUTHORIZATION) && !shareable {
         return Err(NotStored::Authorization);
     }
-    let sets_cookie = response.contains_key(SET_COOKIE)
-        && !withheld(rules, control).any(|name| name == SET_COOKIE);
-    if sets_cookie && !rules.store_set_cookie {
-        return Err(NotStored::SetCookie);
-    }
     Ok(())
+}
+
+/// Whether it gives a cookie to whoever reads it.
+fn sets_cookie(rules: &Rules, control: &CacheControl, response: &HeaderMap) -> bool {
+    response.contains_key(SET_COOKIE) && !withheld(rules, control).any(|name| name == SET_COOKIE)
 }
 
 /// Whether a response without explicit freshness may be kept, by a heuristic lifetime (RFC 9111 §4.2.2) or

@@ -50,6 +50,16 @@ impl Validators {
         self.etag.is_some() || self.last_modified.is_some()
     }
 
+    /// Puts these in place of the validators among `fields`.
+    pub fn replace(&self, fields: &mut HeaderMap) {
+        for (name, value) in [(ETAG, &self.etag), (LAST_MODIFIED, &self.last_modified)] {
+            fields.remove(&name);
+            if let Some(value) = value {
+                fields.insert(name, value.clone());
+            }
+        }
+    }
+
     /// Makes `request` conditional on these validators (RFC 9111 §4.3.1). Whatever conditions and
     /// range it had are removed: they are the client's, and are judged here.
     pub fn condition(&self, request: &mut HeaderMap) {

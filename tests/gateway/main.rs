@@ -31,6 +31,7 @@ mod open_stale;
 mod open_storing;
 mod open_validation;
 mod open_variants;
+mod properties;
 mod protocol;
 mod purge;
 mod purge_access;

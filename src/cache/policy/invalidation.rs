@@ -106,11 +106,21 @@ fn same_origin(base: &Uri, scheme: Option<&str>, authority: &str) -> bool {
     let Ok(theirs) = authority.parse::<Authority>() else {
         return false;
     };
-    let port = |authority: &Authority| authority.port_u16().or_else(|| default_port(scheme));
     scheme.eq_ignore_ascii_case(our_scheme)
         && !authority.contains('@')
         && ours.host().eq_ignore_ascii_case(theirs.host())
-        && port(ours) == port(&theirs)
+        && port(ours, scheme).is_some_and(|ours| port(&theirs, scheme) == Some(ours))
+}
+
+/// The port, the scheme's own where none is written; `None` when it can't be read.
+fn port(authority: &Authority, scheme: &str) -> Option<u16> {
+    let (_, place) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+    let written = place.strip_prefix(authority.host())?;
+    if matches!(written, "" | ":") {
+        return default_port(scheme);
+    }
+    let digits = written.strip_prefix(':')?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 fn default_port(scheme: &str) -> Option<u16> {

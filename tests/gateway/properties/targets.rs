@@ -20,7 +20,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use unitgate::cache::policy::invalidated_targets;
 use unitgate::config::{CallerMode, Config, Methods, Route};
 use unitgate::route::{Match, RouteError, Routes};
-use unitgate::unit::is_unit_id;
 
 use super::{decoded, lines, trimmed};
 
@@ -60,13 +59,9 @@ fn resolving(routes: &Routes, method: &Method, sent: &str, uri: &Uri) {
             assert_eq!(found.route.index, route.index);
             is_as_sent(found, sent, uri);
             assert!(!guarded(route) || is_plain(uri.path()), "{sent}");
-            let ids = parameters.iter().all(|one| is_unit_id(one.as_bytes()));
+            let ids = parameters.iter().all(|one| is_id(one));
             assert!(!route.wants_token() || ids, "{sent}");
-            assert!(
-                found
-                    .unit
-                    .is_none_or(|unit| is_unit_id(unit.as_bytes()) && parameters.contains(&unit))
-            );
+            assert!(found.unit.is_none_or(|unit| is_id(unit) && parameters.contains(&unit)));
             let query = uri.query().unwrap_or_default();
             assert!(accepts(route, query), "{sent}");
         }
@@ -82,7 +77,7 @@ fn resolving(routes: &Routes, method: &Method, sent: &str, uri: &Uri) {
             assert!(guarded(route) && !is_plain(uri.path()), "{sent}");
         }
         (Err(RouteError::BadParameter), Some((_, parameters))) => {
-            assert!(!parameters.iter().all(|one| is_unit_id(one.as_bytes())), "{sent}");
+            assert!(!parameters.iter().all(|one| is_id(one)), "{sent}");
         }
         (Err(RouteError::UnknownParameter), Some((route, _))) => {
             assert!(!accepts(route, uri.query().unwrap_or_default()), "{sent}");
@@ -140,6 +135,12 @@ fn is_plain(path: &str) -> bool {
         let odd = |byte: &u8| matches!(byte, b'/' | b'\\') || byte.is_ascii_control();
         !broken && read != b"." && read != b".." && !read.iter().any(odd)
     })
+}
+
+/// Whether it is made of unreserved characters (RFC 3986 §2.3), and no dot segment.
+fn is_id(text: &str) -> bool {
+    let unreserved = |one: char| one.is_ascii_alphanumeric() || "-._~".contains(one);
+    (1..=128).contains(&text.len()) && text != "." && text != ".." && text.chars().all(unreserved)
 }
 
 fn accepts(route: &unitgate::route::Route, query: &str) -> bool {

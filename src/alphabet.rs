@@ -1,4 +1,4 @@
-//! [`Alphabet`]: the bytes that a word may be made of.
+//! [`Alphabet`]: the bytes that a word may be made of; and [`hex_digit`].
 //!
 //! *Why a table:* tokens, hosts and ids are looked at byte by byte for every request; a table answers in one
 //! step where a chain of comparisons takes ten.
@@ -8,13 +8,18 @@
 pub struct Alphabet([bool; 256]);
 
 impl Alphabet {
-    /// The set of these.
+    /// ASCII letters, digits and these.
     #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
-    pub const fn of(mut letters: &[u8]) -> Self {
+    pub const fn alphanumeric_and(mut marks: &[u8]) -> Self {
         let mut table = [false; 256];
-        while let [letter, rest @ ..] = letters {
-            table[*letter as usize] = true;
-            letters = rest;
+        let mut byte = u8::MAX;
+        while byte > 0 {
+            table[byte as usize] = byte.is_ascii_alphanumeric();
+            byte -= 1;
+        }
+        while let [mark, rest @ ..] = marks {
+            table[*mark as usize] = true;
+            marks = rest;
         }
         Self(table)
     }
@@ -26,17 +31,29 @@ impl Alphabet {
     }
 }
 
+/// The hexadecimal digit of the low four bits.
+#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
+pub fn hex_digit(nibble: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(nibble & 15)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_prefix_ends_at_the_first_byte_that_is_not_in_the_set() {
-        const AB: Alphabet = Alphabet::of(b"ab\xff");
-        for (text, length) in
-            [(&b""[..], 0), (b"abba", 4), (b"ab\xffc\0", 3), (b"ca", 0), (b"\0", 0)]
-        {
-            assert_eq!(AB.prefix(text), length, "{text:?}");
+        const WORD: Alphabet = Alphabet::alphanumeric_and(b"-\xff");
+        for (text, length) in [
+            (&b""[..], 0),
+            (b"a-Z9", 4),
+            (b"z\xff0\xfeA", 3),
+            (b"_a", 0),
+            (b"\0", 0),
+            (b"@A", 0),
+            (b"[", 0),
+        ] {
+            assert_eq!(WORD.prefix(text), length, "{text:?}");
         }
     }
 }

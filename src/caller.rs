@@ -16,7 +16,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
-use crate::alphabet::Alphabet;
+use crate::alphabet::{Alphabet, hex_digit};
 
 /// An identified caller: the token it may spend, and the digest it is known by.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl CallerId {
     pub fn hex(&self) -> String {
         self.0
             .iter()
-            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)])
+            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(*byte)])
             .map(char::from)
             .collect()
     }
@@ -102,7 +102,7 @@ impl CallerId {
     pub fn fingerprint(&self) -> [u8; 12] {
         let mut hex = [b'0'; 12];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte)]);
         }
         hex
     }
@@ -214,13 +214,8 @@ fn is_b64token(token: &[u8]) -> bool {
     !body.is_empty() && padding.iter().all(|byte| *byte == b'=')
 }
 
-fn hex_digit(nibble: u8) -> u8 {
-    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
-}
-
 /// What a `b64token` is made of but for its padding.
-static B64TOKEN: Alphabet =
-    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/");
+static B64TOKEN: Alphabet = Alphabet::alphanumeric_and(b"-._~+/");
 
 const SCHEME: &[u8] = b"Bearer";
 

@@ -149,12 +149,12 @@ impl Route {
     /// What the path holds where the template has parameters, if the path is of this template.
     fn matches<'a>(&self, path: &'a str) -> Option<Parameters<'a>> {
         let mut left = path;
-        let mut parameters = Parameters { unit: None, all_ids: true, any: false, rest: false };
+        let mut parameters = Parameters { unit: None, all_ids: true, rest: false };
         for piece in &self.template {
             match piece {
                 Piece::Literal(literal) => left = left.strip_prefix(literal.as_str())?,
                 Piece::Rest => {
-                    (parameters.any, parameters.rest) = (true, true);
+                    parameters.rest = true;
                     left = "";
                 }
                 Piece::Parameter { unit } => {
@@ -177,7 +177,7 @@ impl Route {
     ) -> Result<(), RouteError> {
         // Ids hold nothing that could be read in two ways, and literals are what the operator wrote.
         let plain = parameters.all_ids && !parameters.rest;
-        if (parameters.any || self.wants_token()) && !plain && is_ambiguous(path) {
+        if !plain && is_ambiguous(path) {
             return Err(RouteError::AmbiguousPath);
         }
         let ids_wanted = self.wants_token() || parameters.unit.is_some();
@@ -230,13 +230,11 @@ pub enum RouteError {
 struct Parameters<'a> {
     unit: Option<&'a str>,
     all_ids: bool,
-    any: bool,
     rest: bool,
 }
 
 impl<'a> Parameters<'a> {
     fn note(&mut self, segment: &'a str, unit: bool) {
-        self.any = true;
         self.all_ids &= is_unit_id(segment.as_bytes());
         if unit {
             self.unit = Some(segment);

@@ -10,8 +10,7 @@ pub fn is_unit_id(text: &[u8]) -> bool {
     (1..=128).contains(&text.len()) && !dots && UNRESERVED.prefix(text) == text.len()
 }
 
-static UNRESERVED: Alphabet =
-    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~");
+static UNRESERVED: Alphabet = Alphabet::alphanumeric_and(b"-._~");
 
 #[cfg(test)]
 mod tests {

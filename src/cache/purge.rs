@@ -3,7 +3,7 @@
 //! *Invariants*
 //! 1. What is under way is ended first, by its generation; what is stored is counted and freed after
 //!    that, so that nothing slips in between. (The counts are of a moment; the ending is not.)
-//! 2. It takes a scan of what is stored: on the operators' thread, never on a request's.
+//! 2. It takes a scan of what is stored: on a thread of its own, never on a request's.
 
 use http::uri::PathAndQuery;
 

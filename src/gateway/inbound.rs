@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::Gateway;
 use super::values::Values;
+use crate::alphabet::hex_digit;
 use crate::clock::{Dice, Now};
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
@@ -187,13 +188,11 @@ impl<B: Payload> Inbound<B> {
 }
 
 /// 128 bits of chance in hexadecimal.
-#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
 fn new_id(dice: &Dice) -> [u8; 32] {
     let mut digits = [b'0'; 32];
-    for (half, rolled) in digits.chunks_exact_mut(16).zip([dice.roll(), dice.roll()]) {
-        for (digit, shift) in half.iter_mut().zip((0_u32..64).step_by(4)) {
-            *digit = HEX[usize::try_from((rolled >> shift) & 15).unwrap_or_default()];
-        }
+    let rolled = [dice.roll(), dice.roll()].into_iter().flat_map(u64::to_le_bytes);
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(rolled) {
+        pair.copy_from_slice(&[hex_digit(byte), hex_digit(byte >> 4)]);
     }
     digits
 }
@@ -219,8 +218,6 @@ async fn collect<B: Payload>(body: Limited<B>) -> Result<Bytes, Error> {
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {

@@ -27,6 +27,7 @@ use crate::cache::stored::{Owner, Stored};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::telemetry::{self, Outcome};
+use crate::upstream::fields::X_REQUEST_ID;
 
 /// A success on its way out.
 #[derive(Clone, Debug)]
@@ -330,6 +331,3 @@ pub(super) const NAME: &str = "unitgate";
 
 /// Fields added to those of a stored response.
 const OUR_FIELDS: usize = 6;
-
-pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -8,8 +8,9 @@ use http::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::problem::{RATELIMIT, RATELIMIT_POLICY};
-use super::reply::{CACHE_STATUS, X_REQUEST_ID};
+use crate::cache::policy::CACHE_STATUS;
 use crate::cache::stored::Fields;
+use crate::upstream::fields::X_REQUEST_ID;
 
 /// A head whose values are still to be filled in.
 #[derive(Debug)]

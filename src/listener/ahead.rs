@@ -88,4 +88,4 @@ impl Default for Ahead {
 }
 
 /// Most bytes that wait.
-pub const MOST: usize = 64 << 10;
+const MOST: usize = 64 << 10;

@@ -44,7 +44,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::shutdown::Shutdown;
 
-pub use ahead::{Ahead, MOST};
+pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
 

@@ -384,8 +384,7 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a plain host's name is made of.
-static IN_NAME: Alphabet =
-    Alphabet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._");
+static IN_NAME: Alphabet = Alphabet::alphanumeric_and(b"-._");
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");

@@ -36,6 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     (
         "gateway",
         &[
+            "alphabet",
             "cache",
             "caller",
             "clock",

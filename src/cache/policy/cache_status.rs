@@ -208,7 +208,8 @@ fn push_item(member: &mut BytesMut, text: &str) {
 /// The largest structured integer (RFC 8941 §3.3.1).
 const MOST_INTEGER: i64 = 999_999_999_999_999;
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// The field (RFC 9211 §2).
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 #[cfg(test)]
 mod tests {

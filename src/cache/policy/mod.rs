@@ -57,7 +57,7 @@ mod storing;
 mod validation;
 mod vary;
 
-pub use cache_status::{CacheStatus, Forward, Outcome, append_member, write_age};
+pub use cache_status::{CACHE_STATUS, CacheStatus, Forward, Outcome, append_member, write_age};
 pub use date::parse_date;
 pub use directives::{CacheControl, Scope};
 pub use freshness::{Freshness, Life};

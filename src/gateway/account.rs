@@ -1,10 +1,11 @@
 //! [`Account`]: what is gathered of a request on its way, for its record and for the fields of its reply.
 
-use super::landing::TripFacts;
+use super::landing::{Failed, TripFacts};
 use super::reply::Reply;
 use crate::cache::policy::Forward;
 use crate::cache::stored::Owner;
 use crate::caller::CallerId;
+use crate::error::Error;
 use crate::limit::Quota;
 use crate::listener::Ahead;
 use crate::route::Match;
@@ -50,6 +51,12 @@ impl<'a> Account<'a> {
     pub(super) fn identified(&mut self, caller: &CallerId) {
         self.exchange.caller(caller.fingerprint());
         self.owner = Owner::Caller(*caller);
+    }
+
+    /// What was asked for it failed upstream.
+    pub(super) fn failed(&mut self, failed: &Failed) -> Error {
+        self.trip = failed.trip;
+        failed.error.clone()
     }
 
     /// What the record tells of the result.

@@ -193,23 +193,26 @@ impl Gateway {
         } else {
             fields::answer_all(upstream)
         };
-        self.keep_own(route, &mut shown);
         if route.masks() {
             for stale in BODY_BOUND {
                 shown.remove(stale);
             }
+        }
+        self.cleared(route, shown)
+    }
+
+    /// The same fields with each value masked where the route masks, and without the one that is meant for
+    /// us alone (RFC 9213 §2.2): nobody after us may act on it.
+    pub(super) fn cleared(&self, route: &Route, mut shown: HeaderMap) -> HeaderMap {
+        if self.plan_at(route.index).rules.targets.contains(&OWN_TARGET) {
+            shown.remove(&OWN_TARGET);
+        }
+        if route.masks() {
             for value in shown.values_mut() {
                 *value = self.0.masker.field(value);
             }
         }
         shown
-    }
-
-    /// Keeps back what is meant for us alone (RFC 9213 §2.2): nobody after us may act on it.
-    pub(super) fn keep_own(&self, route: &Route, shown: &mut HeaderMap) {
-        if self.plan_at(route.index).rules.targets.contains(&OWN_TARGET) {
-            shown.remove(&OWN_TARGET);
-        }
     }
 
     /// The body as [`Masked`], or why that can't be had.

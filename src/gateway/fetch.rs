@@ -74,17 +74,15 @@ impl Gateway {
             // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
             // answer for itself alone: fetched again without company.
             let job = self.job(&asked, key, caller, prior, cause);
-            let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
+            let stamp = job.stamp();
             let ticket = self.0.flights.alone(|publisher| job.run(stamp, publisher));
             role = ticket.role();
             landing = self.landed(ticket, &asked).await;
         }
         match landing {
             Ok(landed) => Ok(Reply::landed(&landed, role, why, self.0.clock.now())),
-            Err(failed) => {
-                asked.account.trip = failed.trip.filter(|_| role == Role::Leader);
-                Err(failed.error.clone())
-            }
+            Err(failed) if role == Role::Leader => Err(asked.account.failed(&failed)),
+            Err(failed) => Err(failed.error.clone()),
         }
     }
 
@@ -92,7 +90,7 @@ impl Gateway {
     pub(super) fn join(&self, job: Job) -> Ticket<Landing, Arc<Interim>> {
         let key = job.key.clone();
         self.0.flights.join(key, |publisher| {
-            let stamp = self.0.cache.stamp(&job.key.as_ref(), job.family, job.unit.as_deref());
+            let stamp = job.stamp();
             (stamp.clone(), job.run(stamp, publisher))
         })
     }
@@ -210,6 +208,12 @@ impl Gateway {
 }
 
 impl Job {
+    /// The generations it belongs to as they stand: taken before anything is asked.
+    pub(super) fn stamp(&self) -> Stamp {
+        let cache = &self.gateway.0.cache;
+        cache.stamp(&self.key.as_ref(), self.family, self.unit.as_deref())
+    }
+
     /// The flight's work.
     pub(super) async fn run(
         mut self,
@@ -331,24 +335,23 @@ impl Job {
         };
         let cache = &self.gateway.0.cache;
         let kept = judged.verdict.and_then(|()| cache.store(&self.key, &self.selecting, &shared));
-        let trip = Some(trip);
+        let (mut stored, mut shared) = (stored, shared);
+        if let Err(reason) = kept {
+            self.gateway.note_not_stored(self.route, reason);
+            if stored.status.is_success() && !reason.is_of_the_request() {
+                // What was stored is no longer the upstream's answer. (A voided flight says nothing of
+                // what its successor may have stored, nor one for a single asker of what is for all.)
+                cache.end(&self.key, &self.selecting);
+            }
+            // On an open route who waits may see no more of it than who would have found it stored.
+            if stored.owner != Owner::Open {
+                drop(shared);
+                stored = disowned(stored);
+                shared = Arc::clone(&stored);
+            }
+        }
         let credentials = Credentials::of(&self.selecting);
-        let Err(reason) = kept else {
-            return Landed { stored, shared, origin, kept, credentials, trip };
-        };
-        self.gateway.note_not_stored(self.route, reason);
-        if stored.status.is_success() && !reason.is_of_the_request() {
-            // What was stored is no longer the upstream's answer. (A voided flight says nothing of
-            // what its successor may have stored, nor one for a single asker of what is for all.)
-            cache.end(&self.key, &self.selecting);
-        }
-        if stored.owner == Owner::Open {
-            // Who waits may see no more of it than who would have found it stored.
-            return Landed { stored, shared, origin, kept, credentials, trip };
-        }
-        drop(shared);
-        let stored = disowned(stored);
-        Landed { shared: Arc::clone(&stored), stored, origin, kept, credentials, trip }
+        Landed { stored, shared, origin, kept, credentials, trip: Some(trip) }
     }
 
     pub(super) fn trip(&self, answer: &Answer) -> TripFacts {

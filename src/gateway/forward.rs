@@ -64,10 +64,7 @@ impl Gateway {
         let ticket = self.0.flights.alone(|publisher| errand.run(publisher));
         match self.landed(ticket, &asked).await {
             Ok(landed) => Ok(Reply::forwarded(&landed, why, self.0.clock.now())),
-            Err(failed) => {
-                asked.account.trip = failed.trip;
-                Err(failed.error.clone())
-            }
+            Err(failed) => Err(asked.account.failed(&failed)),
         }
     }
 

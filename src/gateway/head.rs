@@ -38,15 +38,12 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Forward };
         let job = self.job(&asked, key, None, prior, cause);
-        let stamp = self.0.cache.stamp(key, job.family, job.unit.as_deref());
+        let stamp = job.stamp();
         // Detached, so that what it says of a stored response counts though its client leaves.
         let ticket = self.0.flights.alone(|publisher| job.run_head(stamp, publisher));
         match self.landed(ticket, &asked).await {
             Ok(landed) => Ok(Reply::landed(&landed, Role::Leader, why, self.0.clock.now())),
-            Err(failed) => {
-                asked.account.trip = failed.trip;
-                Err(failed.error.clone())
-            }
+            Err(failed) => Err(asked.account.failed(&failed)),
         }
     }
 }
@@ -70,14 +67,11 @@ impl Job {
             Validated::Answer(answer) => answer,
         };
         let origin = Origin::Upstream(answer.status);
-        match &self.prior {
-            Some(prior) if answer.status == StatusCode::OK => {
-                if prior.status == StatusCode::OK && self.freshens(prior, &answer) {
-                    return Ok(self.renew(prior, &answer, origin, stamp));
-                }
-                self.stale();
+        if let Some(prior) = self.prior.as_deref().filter(|_| answer.status == StatusCode::OK) {
+            if prior.status == StatusCode::OK && self.freshens(prior, &answer) {
+                return Ok(self.renew(prior, &answer, origin, stamp));
             }
-            _ => {}
+            self.stale();
         }
         let trip = self.trip(&answer);
         let asking = Asking { method: Method::HEAD, conditional: false };
@@ -94,9 +88,7 @@ impl Job {
         let (strength, source) = (Strength::Soft, Source::Head);
         self.gateway.invalidate(&Invalidation { scope, strength, source });
     }
-}
 
-impl Job {
     /// Whether what HEAD said is about the stored bytes.
     fn freshens(&self, prior: &Stored, answer: &Answer) -> bool {
         let (mut known, mut said) = (prior.fields.to_map(), answer.fields.clone());

@@ -76,17 +76,11 @@ impl Gateway {
 
     fn interim_fields(&self, route: u16, upstream: &HeaderMap) -> HeaderMap {
         let route = self.route_at(route);
-        let mut shown = if route.wants_token() {
+        let shown = if route.wants_token() {
             fields::interim_allowed(upstream)
         } else {
             fields::answer_all(upstream)
         };
-        self.keep_own(route, &mut shown);
-        if route.masks() {
-            for value in shown.values_mut() {
-                *value = self.0.masker.field(value);
-            }
-        }
-        shown
+        self.cleared(route, shown)
     }
 }

@@ -9,8 +9,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::intermediary::{TARGET, lasting, said, shared, shared_with, values};
-use crate::support::{Answer, Ask, Gate, Reply, UNIT, Upstream, secs};
+use crate::intermediary::{TARGET, lasting, said, values};
+use crate::support::{Answer, Ask, Gate, Reply, UNIT, Upstream, secs, shared, shared_with};
 
 /// What a test looks for where it must not be.
 const WORDS: &str = "words-of-the-upstream";

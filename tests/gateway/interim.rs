@@ -12,6 +12,7 @@ use unitgate::config::{Config, SecretsMode};
 
 use crate::support::{
     Answer, Ask, Client, Gate, Held, INTEGRATION, MASK, Reply, UNIT, Upstream, Wire, key, secs,
+    shared_with,
 };
 
 const TARGET: &str = "/any/thing";
@@ -20,9 +21,7 @@ const TARGET: &str = "/any/thing";
 const LINK: &str = "</style.css>; rel=preload; as=style";
 
 async fn shared(change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, change);
-    let client = gate.stranger();
+    let (upstream, gate, client) = shared_with(change).await;
     upstream.answer(Answer::new(200, "the answer").field("cache-control", "max-age=60"));
     (upstream, gate, client)
 }

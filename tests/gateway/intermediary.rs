@@ -8,25 +8,10 @@
 //! 3. `Via` grows on whatever goes upstream, and a loop ends whatever its method.
 //! 4. Each answer has a date, that of its receipt where the upstream gave none.
 
-use unitgate::config::Config;
-
-use crate::support::{Answer, Ask, Client, Gate, Reply, Upstream, secs};
+use crate::support::{Answer, Ask, Client, Reply, secs, shared, shared_with};
 
 /// What is asked for.
 pub(crate) const TARGET: &str = "/any/thing?x=1";
-
-/// A shared cache in front of an upstream, and a client of it.
-pub(crate) async fn shared() -> (Upstream, Gate, Client) {
-    shared_with(|_| ()).await
-}
-
-/// The same with a configuration that departs.
-pub(crate) async fn shared_with(change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, change);
-    let client = gate.stranger();
-    (upstream, gate, client)
-}
 
 /// Sends bytes over a connection of their own.
 pub(crate) async fn said(client: &Client, bytes: &str) -> Reply {

@@ -10,18 +10,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use unitgate::config::Config;
-
-use crate::support::{Answer, Ask, Client, Gate, Reply, START, Upstream, secs};
+use crate::support::{
+    Answer, Ask, Client, Gate, Reply, START, Upstream, secs, shared, shared_with,
+};
 
 const TARGET: &str = "/thing";
-
-async fn scene(change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, change);
-    let client = gate.stranger();
-    (upstream, gate, client)
-}
 
 fn old(fields: &[(&str, &str)]) -> Answer {
     let answer = Answer::new(200, "Old.");
@@ -76,7 +69,7 @@ async fn the_first_that_is_there_counts_of_s_maxage_max_age_expires_and_a_guess(
         (&[modified, modified], None),
     ];
     for (number, (fields, expected)) in table.into_iter().enumerate() {
-        let (upstream, gate, client) = scene(|_| {}).await;
+        let (upstream, gate, client) = shared().await;
         let target = format!("/order/{number}");
         let found = life(&upstream, &client, &target, old(fields)).await;
         assert_eq!(found, expected, "{fields:?}");
@@ -92,7 +85,7 @@ async fn the_first_that_is_there_counts_of_s_maxage_max_age_expires_and_a_guess(
 
 #[tokio::test]
 async fn a_lifetime_is_guessed_only_of_statuses_that_allow_it_or_what_is_public_and_of_no_error() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let modified = date(-1_000);
     for status in [200, 203, 204, 300, 301, 302, 307, 308, 403, 404, 405, 410, 414, 500, 501, 503] {
         for control in ["x", "public"] {
@@ -133,7 +126,7 @@ async fn all_three_forms_of_a_date_are_read_and_what_is_none_is_stale() {
         ("Fri, 15 Jan 2027 08:01:00 GMT, Fri, 15 Jan 2027 08:01:00 GMT", None),
     ] {
         // Not as if there were none: nothing is guessed beside it.
-        let (upstream, _gate, client) = scene(|_| {}).await;
+        let (upstream, _gate, client) = shared().await;
         let answer = old(&[("expires", expires), ("last-modified", &modified)]);
         assert_eq!(life(&upstream, &client, TARGET, answer).await, life_of_it, "{expires}");
     }
@@ -141,7 +134,7 @@ async fn all_three_forms_of_a_date_are_read_and_what_is_none_is_stale() {
 
 #[tokio::test]
 async fn a_date_counts_in_all_three_forms_and_what_is_none_is_the_time_of_receipt() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     for (number, (dated, left)) in [
         ("Fri, 15 Jan 2027 07:59:00 GMT", 60),
         ("Friday, 15-Jan-27 07:59:00 GMT", 60),
@@ -164,7 +157,7 @@ async fn a_date_counts_in_all_three_forms_and_what_is_none_is_the_time_of_receip
 
 #[tokio::test]
 async fn an_expires_that_is_said_twice_is_stale() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let (near, far, before) = (date(60), date(600), date(-1_000));
     for (number, two) in
         [[&near, &near], [&near, &far], [&far, &near], [&before, &far]].into_iter().enumerate()
@@ -177,7 +170,7 @@ async fn an_expires_that_is_said_twice_is_stale() {
 
 #[tokio::test]
 async fn a_time_that_cannot_be_read_is_zero() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let (expires, modified) = (date(60), date(-1_000));
     for (number, said) in [
         "max-age=-1",
@@ -210,7 +203,7 @@ async fn a_time_that_cannot_be_read_is_zero() {
 async fn what_is_too_large_is_2_to_the_31_seconds() {
     const MOST: i64 = 1 << 31;
     for said in ["2147483648", "2147483649", "4294967297", "99999999999999999999999999"] {
-        let (upstream, gate, client) = scene(|config| {
+        let (upstream, gate, client) = shared_with(|config| {
             Gate::policy(config, |policy| policy.max_ttl = Duration::from_hours(1 << 20));
         })
         .await;
@@ -225,7 +218,7 @@ async fn what_is_too_large_is_2_to_the_31_seconds() {
         let aged = old(&[("cache-control", &control), ("age", said)]);
         assert_eq!(life(&upstream, &client, "/aged", aged).await, None, "{said}");
     }
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let found = life(&upstream, &client, TARGET, controlled("max-age=99999999999")).await;
     assert_eq!(found, Some(31_536_000), "no longer than the route allows");
 }
@@ -253,7 +246,7 @@ async fn an_age_is_the_larger_of_what_date_and_age_say() {
     ];
     let dated = date(-100);
     for (number, (fields, age)) in table.into_iter().enumerate() {
-        let (upstream, gate, client) = scene(|_| {}).await;
+        let (upstream, gate, client) = shared().await;
         let mut answer = controlled("max-age=1000");
         for (name, value) in fields {
             answer = answer.field(name, &value.replace("DATE", &dated));
@@ -283,7 +276,7 @@ async fn the_time_that_an_exchange_took_is_part_of_the_age() {
         (&[("date", &*start)], "5"),
         (&[("date", &*earlier), ("age", "1")], "7"),
     ] {
-        let (upstream, gate, client) = scene(|_| {}).await;
+        let (upstream, gate, client) = shared().await;
         let held = upstream.hold();
         let pending = client.enter(Ask::get(TARGET)).await;
         held.arrived().await;
@@ -299,7 +292,7 @@ async fn the_time_that_an_exchange_took_is_part_of_the_age() {
 #[tokio::test]
 async fn every_reply_from_memory_has_its_age_and_the_date_and_expires_it_came_with() {
     let (dated, expires) = (date(-30), date(600));
-    let (upstream, gate, client) = scene(|_| {}).await;
+    let (upstream, gate, client) = shared().await;
     let fields = [("date", &*dated), ("expires", &*expires), ("etag", "\"a\""), ("age", "31")];
     upstream.answer(old(&fields));
     let first = client.get(TARGET).await;
@@ -344,7 +337,7 @@ async fn what_may_not_be_stale_is_not_on_errors_nor_for_a_client_that_would_take
     ];
     for (control, forbidden) in strict.map(|it| (it, true)).into_iter().chain([(plain, false)]) {
         for taken in ["max-age=1000", "max-stale", "max-stale=1000, max-age=1000"] {
-            let (upstream, gate, client) = scene(|_| {}).await;
+            let (upstream, gate, client) = shared().await;
             upstream.answer(controlled(control).field("etag", "\"a\""));
             client.get(TARGET).await;
             gate.advance(secs(11));
@@ -373,7 +366,7 @@ async fn what_may_not_be_stale_is_not_on_errors_nor_for_a_client_that_would_take
 
 #[tokio::test]
 async fn only_if_cached_is_answered_from_memory_or_with_504_and_never_goes_upstream() {
-    let (upstream, mut gate, client) = scene(|_| {}).await;
+    let (upstream, mut gate, client) = shared().await;
     let only = |method: &str, more: &str| {
         Ask::new(method, TARGET).field("cache-control", &format!("Only-If-Cached{more}"))
     };
@@ -406,7 +399,7 @@ async fn only_if_cached_is_answered_from_memory_or_with_504_and_never_goes_upstr
     assert_eq!(client.send(only("GET", ", max-stale=1")).await.text(), "Old.");
     assert!(gate.leave().await);
     assert_eq!(upstream.count(), 1);
-    let (upstream, mut gate, client) = scene(|_| {}).await;
+    let (upstream, mut gate, client) = shared().await;
     upstream.answer(controlled("max-age=60, stale-while-revalidate=60"));
     client.get(TARGET).await;
     gate.advance(secs(61));
@@ -417,7 +410,7 @@ async fn only_if_cached_is_answered_from_memory_or_with_504_and_never_goes_upstr
 
 /// Asks for answers that live 60 s at this age, each with other directives: which are taken from memory?
 async fn at_age(age: u64, asks: &[(&str, &str)]) -> Vec<bool> {
-    let (upstream, gate, client) = scene(|_| {}).await;
+    let (upstream, gate, client) = shared().await;
     upstream.answer(controlled("max-age=60"));
     let target = |number: usize| format!("/directives/{number}");
     for number in 0..asks.len() {
@@ -494,7 +487,7 @@ async fn a_client_may_take_something_stale_within_its_limits() {
 
 #[tokio::test]
 async fn pragma_does_not_count_beside_cache_control_and_directives_over_all_lines_do() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answer(controlled("max-age=60"));
     client.get(TARGET).await;
     let ask = Ask::get(TARGET).field("pragma", "no-cache").field("cache-control", "max-age=9");
@@ -507,7 +500,7 @@ async fn pragma_does_not_count_beside_cache_control_and_directives_over_all_line
 
 #[tokio::test]
 async fn a_reload_asks_with_our_validator_and_what_it_brings_serves_the_next() {
-    let (upstream, gate, client) = scene(|_| {}).await;
+    let (upstream, gate, client) = shared().await;
     upstream.answer(controlled("max-age=60").field("etag", "\"a\""));
     client.get(TARGET).await;
     gate.advance(secs(50));

@@ -8,16 +8,9 @@
 //!    else of a leader that shows other credentials; no field that was meant for it, and no cookie that a
 //!    failure sets it.
 
-use crate::support::{Answer, Ask, Client, Gate, Pending, Seen, Upstream, secs};
+use crate::support::{Answer, Ask, Client, Gate, Pending, Seen, Upstream, secs, shared};
 
 const TARGET: &str = "/thing";
-
-async fn scene() -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, |_| {});
-    let client = gate.stranger();
-    (upstream, gate, client)
-}
 
 /// An answer that tells who asked.
 fn personal(status: u16, control: &'static str) -> impl Fn(&Seen) -> Answer + Send + 'static {
@@ -59,7 +52,7 @@ async fn an_authorised_answer_is_reused_only_if_the_upstream_allows_it() {
         ("s-maxage=60", true),
         ("max-age=1, s-maxage=60", true),
     ] {
-        let (upstream, _gate, client) = scene().await;
+        let (upstream, _gate, client) = shared().await;
         upstream.answers(personal(200, control));
         let shown = [
             "authorization: Bearer alice",
@@ -82,7 +75,7 @@ async fn an_authorised_answer_is_reused_only_if_the_upstream_allows_it() {
 
 #[tokio::test]
 async fn what_anybody_was_answered_serves_who_shows_a_token_or_a_cookie() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answers(personal(200, "max-age=60"));
     client.get(TARGET).await;
     for shown in ["authorization: Bearer alice", "authorization: Basic eDp5", "cookie: a", ""] {
@@ -95,7 +88,7 @@ async fn what_anybody_was_answered_serves_who_shows_a_token_or_a_cookie() {
 #[tokio::test]
 async fn what_an_authorised_request_brings_renews_or_replaces_nothing_of_everybodys() {
     let alice = "authorization: Bearer alice";
-    let (upstream, gate, client) = scene().await;
+    let (upstream, gate, client) = shared().await;
     upstream.answers(personal(200, "max-age=60"));
     client.get(TARGET).await;
     gate.advance(secs(61));
@@ -157,7 +150,7 @@ async fn what_is_not_fresh_in_store_is_no_answer_to_who_shows_something_else() {
             (500, "x"),
             (429, "max-age=60"),
         ] {
-            let (upstream, _gate, client) = scene().await;
+            let (upstream, _gate, client) = shared().await;
             let bodies = crowd(&upstream, &client, crowds, personal(status, control)).await;
             let theirs = crowds.map(meant_for);
             assert_eq!(bodies, theirs, "{status} {control}: {crowds:?}");
@@ -171,7 +164,7 @@ async fn a_200_that_is_not_fresh_in_store_is_not_even_an_answer_to_who_shows_the
     for shown in ["", "cookie: a"] {
         for control in ["x", "private", "max-age=60, no-store", "max-age=0", "no-cache"] {
             for tag in [None, Some("\"a\"")] {
-                let (upstream, _gate, client) = scene().await;
+                let (upstream, _gate, client) = shared().await;
                 let answer = move |_: &Seen| {
                     let answer = Answer::new(200, "").field("cache-control", control);
                     tag.into_iter().fold(answer, |answer, tag| answer.field("etag", tag))
@@ -193,14 +186,14 @@ async fn what_was_stored_is_shared_with_whoever_waits() {
         ([alice, "", "authorization: Bearer bob"], "public, max-age=60"),
     ] {
         for status in [200, 401, 404] {
-            let (upstream, _gate, client) = scene().await;
+            let (upstream, _gate, client) = shared().await;
             let bodies = crowd(&upstream, &client, crowds, personal(status, control)).await;
             assert_eq!(bodies, [(); 3].map(|()| meant_for(crowds[0])), "{status} {crowds:?}");
             assert_eq!(upstream.count(), 1, "{status} {crowds:?}");
         }
     }
     // An authorised answer that nothing allows to be stored is not.
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     let crowds = [alice, "", ""];
     let bodies = crowd(&upstream, &client, crowds, personal(200, "max-age=60")).await;
     assert_eq!(bodies, crowds.map(meant_for));
@@ -210,7 +203,7 @@ async fn what_was_stored_is_shared_with_whoever_waits() {
 async fn a_failure_that_sets_a_cookie_is_its_askers_alone() {
     for (status, sets, asked) in [(404, true, 3), (500, true, 3), (404, false, 1), (500, false, 1)]
     {
-        let (upstream, _gate, client) = scene().await;
+        let (upstream, _gate, client) = shared().await;
         let answer = move |_: &Seen| {
             let answer = Answer::new(status, "failing");
             if sets { answer.field("set-cookie", "session=1") } else { answer }
@@ -244,7 +237,7 @@ async fn a_field_for_who_asked_reaches_nobody_who_waits_though_nothing_can_be_st
 
 #[tokio::test]
 async fn who_has_to_ask_alone_in_the_end_gets_all_that_is_meant_for_it() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answers(|seen| {
         let kind = seen.field("x-kind").unwrap_or("none").to_owned();
         let answer = Answer::new(200, kind.clone()).field("vary", "x-kind");
@@ -270,7 +263,7 @@ async fn who_has_to_ask_alone_in_the_end_gets_all_that_is_meant_for_it() {
 
 #[tokio::test]
 async fn a_failure_is_not_shared_with_who_is_known_by_another_field() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     let held = upstream.hold();
     let mut pending = vec![client.enter(Ask::get(TARGET).field("x-api-key", "alice")).await];
     held.arrived().await;

@@ -10,20 +10,13 @@
 
 use unitgate::config::Config;
 
-use crate::support::{Answer, Ask, Client, Gate, Upstream, secs};
+use crate::support::{Answer, Ask, Client, Gate, Upstream, secs, shared, shared_with};
 
 const TARGET: &str = "/thing";
 
 /// An hour before the gate's clock starts, and half a day after.
 const MODIFIED: &str = "Fri, 15 Jan 2027 07:00:00 GMT";
 const EXPIRES: &str = "Fri, 15 Jan 2027 20:00:00 GMT";
-
-async fn scene(change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, change);
-    let client = gate.stranger();
-    (upstream, gate, client)
-}
 
 fn controlled(status: u16, lines: &[&str]) -> Answer {
     let body = if matches!(status, 204 | 205 | 304) { "" } else { "What was asked for." };
@@ -50,7 +43,7 @@ async fn is_kept(upstream: &Upstream, client: &Client, target: &str, answer: Ans
 
 #[tokio::test]
 async fn directives_are_read_however_they_may_be_written() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let table: [(&[&str], Option<i64>); 25] = [
         (&["max-age=60"], Some(60)),
         (&["Max-Age=60"], Some(60)),
@@ -99,7 +92,7 @@ async fn what_says_no_store_is_stored_only_where_the_route_departs_from_it_by_na
         &["public, no-store"],
     ];
     for departs in [false, true] {
-        let (upstream, _gate, client) = scene(|config| {
+        let (upstream, _gate, client) = shared_with(|config| {
             Gate::policy(config, |policy| policy.store_no_store = departs);
         })
         .await;
@@ -113,7 +106,7 @@ async fn what_says_no_store_is_stored_only_where_the_route_departs_from_it_by_na
 
 #[tokio::test]
 async fn what_is_private_is_not_stored_and_a_private_field_alone_is_kept_out() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     // What names no readable field means the whole response (§5.2.2.7).
     for (number, said) in
         ["private", "PRIVATE", "private=\"\"", "private=\"a b\"", "private, private=\"x-user\""]
@@ -147,7 +140,7 @@ async fn a_targeted_field_that_rules_instead_says_what_is_kept_out() {
     let (ours, theirs) = ("private=\"x-user, set-cookie\"", "private=\"x-more\"");
     for (number, target) in ["unitgate-cache-control", "cdn-cache-control"].into_iter().enumerate()
     {
-        let (upstream, _gate, client) = scene(|config| {
+        let (upstream, _gate, client) = shared_with(|config| {
             Gate::policy(config, |policy| policy.store_set_cookie = false);
         })
         .await;
@@ -164,7 +157,7 @@ async fn a_targeted_field_that_rules_instead_says_what_is_kept_out() {
 
 #[tokio::test]
 async fn must_understand_is_stored_where_the_status_is_understood_and_no_store_beside_it_ignored() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     // RFC 9111 §5.2.2.3.
     let table = [
         (200, "must-understand, max-age=60", true),
@@ -189,7 +182,7 @@ async fn must_understand_is_stored_where_the_status_is_understood_and_no_store_b
 
 #[tokio::test]
 async fn every_final_status_with_explicit_freshness_is_stored_but_those_that_forbid_it() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     // Nobody asked for a part, or under a condition: a 206 or 304 is no answer at all, and told elsewhere.
     for status in (200..=599).filter(|status| !matches!(status, 206 | 304)) {
         let target = format!("/status/{status}");
@@ -216,7 +209,7 @@ async fn the_four_statuses_of_rfc_6585_are_not_stored_whatever_they_say() {
             .into_iter()
             .enumerate()
     {
-        let (upstream, _gate, client) = scene(departs).await;
+        let (upstream, _gate, client) = shared_with(departs).await;
         for status in [428, 429, 431, 511] {
             let answer = controlled(status, &[said]).field("expires", EXPIRES);
             let answer = answer.field("etag", "\"a\"").field("last-modified", MODIFIED);
@@ -229,7 +222,7 @@ async fn the_four_statuses_of_rfc_6585_are_not_stored_whatever_they_say() {
 
 #[tokio::test]
 async fn without_freshness_only_a_validator_is_of_use_and_an_error_is_not_stored_at_all() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     for status in (200..=599).filter(|status| !matches!(status, 206 | 304)) {
         let target = format!("/bare/{status}");
         assert!(!is_kept(&upstream, &client, &target, controlled(status, &[])).await, "{status}");
@@ -244,7 +237,7 @@ async fn without_freshness_only_a_validator_is_of_use_and_an_error_is_not_stored
 
 #[tokio::test]
 async fn a_404_without_freshness_lives_by_a_ttl_of_its_own_where_that_is_set() {
-    let (upstream, gate, client) = scene(|config| {
+    let (upstream, gate, client) = shared_with(|config| {
         Gate::policy(config, |policy| {
             policy.negative_ttl = secs(30);
             policy.jitter = 0.0;
@@ -260,7 +253,7 @@ async fn a_404_without_freshness_lives_by_a_ttl_of_its_own_where_that_is_set() {
 
 #[tokio::test]
 async fn only_an_answer_to_a_get_without_content_is_stored() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answer(controlled(200, &["public, max-age=60"]).field("content-location", TARGET));
     let asks = [
         Ask::post(TARGET, "{}"),
@@ -288,7 +281,7 @@ async fn only_an_answer_to_a_get_without_content_is_stored() {
 
 #[tokio::test]
 async fn what_comes_ahead_of_an_answer_is_neither_stored_nor_part_of_it() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     let held = upstream.hold();
     let mut wire = client.connect().await;
     wire.get(TARGET, &[]).await;
@@ -310,7 +303,7 @@ async fn what_comes_ahead_of_an_answer_is_neither_stored_nor_part_of_it() {
 
 #[tokio::test]
 async fn what_a_request_with_no_store_brings_is_not_stored_and_what_is_stored_may_answer_it() {
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answer(controlled(200, &["max-age=60"]));
     let secret = |said| Ask::get(TARGET).field("cache-control", said);
     for (asked, said) in ["no-store", "No-Store", "max-age=60, no-store"].into_iter().enumerate() {
@@ -326,7 +319,7 @@ async fn what_a_request_with_no_store_brings_is_not_stored_and_what_is_stored_ma
 #[tokio::test]
 async fn a_new_answer_that_may_not_be_stored_ends_the_one_before() {
     for said in ["no-store", "private", "max-age=0, no-store"] {
-        let (upstream, gate, client) = scene(|_| {}).await;
+        let (upstream, gate, client) = shared().await;
         upstream.answer(controlled(200, &["max-age=60, stale-if-error=600"]));
         client.get(TARGET).await;
         gate.advance(secs(61));
@@ -354,7 +347,7 @@ async fn lines(client: &Client, target: &str) -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn fields_reach_the_client_byte_for_byte_on_a_miss_and_on_a_hit() {
-    let (upstream, gate, client) = scene(|_| {}).await;
+    let (upstream, gate, client) = shared().await;
     let sent: [&[u8]; 17] = [
         b"cache-control: MAX-age=0060 ,Public",
         b"cache-control: x=\"a, b\",  unheard-of=1",
@@ -404,7 +397,7 @@ async fn an_answer_that_sets_cookies_is_stored_with_them_unless_the_route_refuse
         let answer = controlled(200, &[said]).field("set-cookie", "a=1");
         answer.field("set-cookie", "b=2").field("set-cookie", "a=3")
     };
-    let (upstream, _gate, client) = scene(|_| {}).await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answer(answer("max-age=60"));
     for is_hit in [false, true] {
         let reply = client.get(TARGET).await;
@@ -413,7 +406,7 @@ async fn an_answer_that_sets_cookies_is_stored_with_them_unless_the_route_refuse
         assert_eq!(reply.is_hit(), is_hit);
     }
     assert_eq!(upstream.count(), 1);
-    let (upstream, _gate, client) = scene(|config| {
+    let (upstream, _gate, client) = shared_with(|config| {
         Gate::policy(config, |policy| policy.store_set_cookie = false);
     })
     .await;
@@ -428,7 +421,7 @@ async fn an_answer_that_sets_cookies_is_stored_with_them_unless_the_route_refuse
 #[tokio::test]
 async fn a_cookie_is_covered_by_a_lifetime_that_the_upstream_grants_and_by_none_of_ours() {
     for (control, kept) in [("max-age=60", true), ("public", false), ("x", false)] {
-        let (upstream, _gate, client) = scene(|config| {
+        let (upstream, _gate, client) = shared_with(|config| {
             Gate::policy(config, |policy| policy.ttl = secs(60));
         })
         .await;

@@ -7,16 +7,9 @@
 //!    weighted sets of names; a field that is empty is not one that is absent.
 //! 4. Of several that suit, the most recent by `Date` is used; each is validated by itself.
 
-use crate::support::{Answer, Ask, Client, Gate, Seen, Upstream, secs};
+use crate::support::{Answer, Ask, Seen, secs, shared};
 
 const TARGET: &str = "/thing";
-
-async fn scene() -> (Upstream, Gate, Client) {
-    let upstream = Upstream::start().await;
-    let gate = Gate::shared(&upstream, |_| {});
-    let client = gate.stranger();
-    (upstream, gate, client)
-}
 
 /// An answer that lives an hour and depends on this.
 fn varying(body: &str, lines: &[&str]) -> Answer {
@@ -35,7 +28,7 @@ fn said(seen: &Seen, name: &str) -> String {
 
 /// Whether what the first request was answered serves the second.
 async fn serves(vary: &[&str], first: &[(&str, &str)], second: &[(&str, &str)]) -> bool {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.next(varying("first", vary));
     upstream.next(varying("second", vary));
     assert_eq!(client.send(ask(first)).await.text(), "first");
@@ -95,7 +88,7 @@ async fn all_lines_of_a_field_count_as_one_list() {
 #[tokio::test]
 async fn what_varies_on_everything_or_cannot_be_read_suits_no_other_request() {
     for vary in [&["*"][..], &["x-a, *"], &["*, x-a"], &["x-a", "*"], &["x a"], &["x-a, (b)"]] {
-        let (upstream, _gate, client) = scene().await;
+        let (upstream, _gate, client) = shared().await;
         upstream.answer(varying("for this one", vary).field("etag", "\"a\""));
         let held = upstream.hold();
         let mut pending = vec![client.enter(ask(&[("x-a", "1")])).await];
@@ -152,7 +145,7 @@ async fn a_field_that_is_empty_is_not_one_that_is_absent() {
 
 #[tokio::test]
 async fn variants_stand_side_by_side() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answers(|seen| varying(&said(seen, "accept-language"), &["Accept-Language"]));
     let kinds = [&[("accept-language", "de")][..], &[("accept-language", "en")], &[]];
     for is_hit in [false, true, true] {
@@ -167,7 +160,7 @@ async fn variants_stand_side_by_side() {
 
 #[tokio::test]
 async fn each_variant_is_validated_by_itself() {
-    let (upstream, gate, client) = scene().await;
+    let (upstream, gate, client) = shared().await;
     upstream.answers(|seen| {
         let tag = seen.field("x-kind").map_or_else(String::new, |kind| format!("\"{kind}\""));
         match seen.field("if-none-match") {
@@ -201,7 +194,7 @@ async fn of_several_that_suit_the_most_recent_by_its_date_is_used() {
     for (first, second, shown) in
         [(early, late, "second"), (late, early, "first"), (late, late, "second")]
     {
-        let (upstream, _gate, client) = scene().await;
+        let (upstream, _gate, client) = shared().await;
         upstream.next(varying("first", &["x-kind"]).field("date", first));
         upstream.next(varying("second", &[]).field("date", second));
         client.send(ask(&[("x-kind", "a")])).await;
@@ -217,7 +210,7 @@ async fn of_several_that_suit_the_most_recent_by_its_date_is_used() {
 #[tokio::test]
 async fn who_asks_again_is_answered_by_what_he_brought_though_it_is_older() {
     let (early, late) = ("Fri, 15 Jan 2027 07:58:00 GMT", "Fri, 15 Jan 2027 07:59:00 GMT");
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.next(varying("first", &["x-kind"]).field("date", late));
     upstream.next(varying("second", &[]).field("date", early));
     client.send(ask(&[("x-kind", "a")])).await;
@@ -230,7 +223,7 @@ async fn who_asks_again_is_answered_by_what_he_brought_though_it_is_older() {
 
 #[tokio::test]
 async fn a_new_answer_for_the_same_variant_takes_the_place_of_the_old_one() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     let kind = [("x-kind", "a")];
     upstream.answer(varying("first", &["x-kind"]));
     client.send(ask(&kind)).await;
@@ -244,7 +237,7 @@ async fn a_new_answer_for_the_same_variant_takes_the_place_of_the_old_one() {
 
 #[tokio::test]
 async fn who_waits_for_another_variant_asks_for_its_own() {
-    let (upstream, _gate, client) = scene().await;
+    let (upstream, _gate, client) = shared().await;
     upstream.answers(|seen| varying(&said(seen, "x-kind"), &["x-kind"]));
     let held = upstream.hold();
     let mut pending = Vec::new();
@@ -267,7 +260,7 @@ async fn who_waits_for_another_variant_asks_for_its_own() {
 #[tokio::test]
 async fn what_is_answered_to_one_variant_alone_ends_no_other() {
     for (status, control) in [(200, "private"), (403, "x"), (404, "x")] {
-        let (upstream, _gate, client) = scene().await;
+        let (upstream, _gate, client) = shared().await;
         upstream.answers(move |seen| match seen.field("cookie") {
             Some(_) => Answer::new(status, "mine").field("cache-control", control),
             None => varying("anybody's", &["cookie"]),

@@ -35,6 +35,8 @@ mod upstream;
 
 use std::time::Duration;
 
+use unitgate::config::Config;
+
 pub(crate) use client::{Ask, Client, Pending, Reply, Wire};
 pub(crate) use gate::{Gate, START};
 pub(crate) use process::{Process, configuration, fetch, unitgate};
@@ -86,6 +88,19 @@ pub(crate) fn list(api_key: &str, prompt: &str) -> String {
         key = api_key,
         prompt = prompt,
     )
+}
+
+/// An upstream, the whole shared cache of `deploy/open.toml` in front of it, and somebody who asks.
+pub(crate) async fn shared() -> (Upstream, Gate, Client) {
+    shared_with(|_| ()).await
+}
+
+/// The same with a configuration that departs.
+pub(crate) async fn shared_with(change: impl FnOnce(&mut Config)) -> (Upstream, Gate, Client) {
+    let upstream = Upstream::start().await;
+    let gate = Gate::shared(&upstream, change);
+    let client = gate.stranger();
+    (upstream, gate, client)
 }
 
 /// So many seconds.

@@ -51,7 +51,6 @@ use interim::Interim;
 use landing::Landing;
 use plan::Plan;
 use reply::Reply;
-use template::Template;
 
 mod account;
 mod asked;
@@ -69,7 +68,6 @@ mod plan;
 mod problem;
 mod purge;
 mod reply;
-mod template;
 mod values;
 
 pub use fetch::ANSWERED_5XX;
@@ -90,7 +88,6 @@ impl fmt::Debug for Gateway {
 struct Shared {
     routes: Routes,
     plans: Vec<Plan>,
-    template: Template,
     callers: Callers,
     limits: Limits,
     masker: Masker,
@@ -143,7 +140,6 @@ impl Gateway {
         Self(Arc::new(Shared {
             routes,
             plans,
-            template: Template::new(),
             limits: Limits::new(&config.limits, &rates, clock.clone()),
             masker,
             cache: Cache::new(config.cache.max_bytes),

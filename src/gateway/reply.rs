@@ -8,16 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
-};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::inbound::{Inbound, Payload};
 use super::landing::{Landed, Origin, TripFacts};
 use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse, write_rate_limit};
-use super::template::Ours;
 use super::values::Values;
 use super::{Account, Gateway};
 use crate::cache::Status;
@@ -146,11 +143,6 @@ impl Gateway {
         account: &Account<'_>,
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
         let mut values = Values::new();
-        if let Ok(reply) = &result
-            && let Some(hit) = self.usual_hit(inbound, reply, account, &mut values)
-        {
-            return hit;
-        }
         let (mut response, record) = match result {
             Ok(reply) if reply.stored.owner == account.owner => {
                 present(inbound, &reply, &mut values)
@@ -176,44 +168,6 @@ impl Gateway {
             fields.insert(RATELIMIT, left);
         }
         (response, record)
-    }
-
-    /// What nearly every reply is: a whole answer out of a caller's own partition. The same as
-    /// [`present`] makes, at less than half the price.
-    fn usual_hit<B: Payload>(
-        &self,
-        inbound: &Inbound<B>,
-        reply: &Reply,
-        account: &Account<'_>,
-        values: &mut Values,
-    ) -> Option<(Response<Full<Bytes>>, telemetry::Reply)> {
-        let stored = &*reply.stored;
-        let own = stored.owner == account.owner && stored.owner != Owner::Open;
-        let plain = reply.is_from_cache()
-            && !inbound.fields().contains_key(IF_NONE_MATCH)
-            && *inbound.method() == Method::GET
-            && !self.0.shutdown.is_leaving();
-        let quota = account.quota.filter(|_quota| own && plain)?;
-        let age = stored.age(&reply.at);
-        let status = reply.cache_status(age);
-        let ours = Ours {
-            age: values.make(|out| policy::write_age(age, out)),
-            cache_status: values.make(|out| status.write(NAME, out)),
-            request_id: inbound.id.value(values),
-            rate_limit: values.make(|out| write_rate_limit("caller", &quota, out)),
-            rate_limit_policy: account.route.and_then(|route| self.rate_policy(route))?,
-        };
-        let mut response = Response::new(Full::new(stored.body.bytes().clone()));
-        *response.headers_mut() = self.0.template.filled(ours, &stored.fields)?;
-        *response.status_mut() = stored.status;
-        let record = telemetry::Reply {
-            status: stored.status,
-            outcome: Outcome::Cache(reply.status),
-            bytes: u64::try_from(stored.body.len()).unwrap_or(u64::MAX),
-            age: Some(age),
-            error: None,
-        };
-        Some((response, record))
     }
 
     fn rate_policy(&self, route: usize) -> Option<HeaderValue> {

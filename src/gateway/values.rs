@@ -1,7 +1,6 @@
 //! [`Values`]: the field values that are made for one reply, in one piece of memory.
 //!
-//! *Why:* made one by one, each is an allocation or two; a hit has four, and together they were a tenth of
-//! what it costs.
+//! *Why:* made one by one, each is an allocation or two, and a hit has four.
 
 use bytes::BytesMut;
 use http::HeaderValue;

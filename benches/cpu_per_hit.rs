@@ -15,10 +15,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use unitgate::clock::{Clock, Dice};
-use unitgate::config::{AccessLog, Config};
-use unitgate::server::{Server, Setting};
-use unitgate::telemetry::Lines;
+use unitgate::clock::Clock;
+use unitgate::config::AccessLog;
 
 mod support;
 
@@ -146,24 +144,9 @@ async fn bare() {
 }
 
 async fn gateway(access: AccessLog) {
-    let (listener, upstream) = support::loopback().await;
-    #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
-    tokio::spawn(support::serve_bare(listener, support::answer()));
-    let mut config = Config::default();
-    config.listen.address = vec![([127, 0, 0, 1], 0).into()];
-    config.admin.address = None;
-    config.log.access = access;
-    for upstreams in config.upstreams.values_mut() {
-        upstreams.url = format!("http://{upstream}").parse().expect("an address is an authority");
-    }
-    if let Some(rate) = &mut config.limits.caller {
-        (rate.per_second, rate.burst) = (1_000_000, 1_000_000);
-    }
     let null =
         std::fs::OpenOptions::new().write(true).open("/dev/null").expect("there is a null device");
-    let lines = Lines::to(null).expect("the machine runs threads");
-    let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
-    let server = Server::start(&config, setting).expect("loopback has free ports");
+    let server = support::gate::gateway(access, null).await;
     tell(server.addresses()[0]);
     std::future::pending::<()>().await;
 }

@@ -24,8 +24,8 @@ mod support;
 
 fn main() {
     let runtime = Runtime::new().expect("the machine runs threads");
-    let (server, quiet) =
-        runtime.block_on(async { (gateway(AccessLog::All).await, gateway(AccessLog::Off).await) });
+    let gateway = |access| runtime.block_on(gateway(access, std::io::sink()));
+    let (server, quiet) = (gateway(AccessLog::All), gateway(AccessLog::Off));
     for (name, server) in [("log on", &server), ("log off", &quiet)] {
         runtime.block_on(hit(server.gateway()));
         let counted = allocation_counter::measure(|| {

@@ -14,7 +14,7 @@
 //! The tour, in reading order:
 //!
 //! 1. [`gateway`]: the path of a request; every other module is one stage of it.
-//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made); [`caller`]: token → digest; [`limit`]: who may ask how often.
+//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made; [`fields`]: rules of any message); [`caller`]: token → digest; [`limit`]: who may ask how often.
 //! 3. [`mask`]: the only maker of bytes that may be stored or sent.
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
 //! 5. [`upstream`]: one exchange, its deadlines and caps; [`error`]: every refusal in one table.
@@ -29,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod error;
+pub mod fields;
 pub mod gateway;
 pub mod limit;
 pub mod listener;

@@ -1,5 +1,6 @@
 //! A gateway as shipped, its rates above the load, and a hit on it without sockets.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use unitgate::telemetry::Lines;
 
 use crate::support;
 
-/// In front of a sample upstream.
-pub(crate) async fn gateway(access: AccessLog) -> Server {
+/// In front of a sample upstream, its lines written to `out`.
+pub(crate) async fn gateway(access: AccessLog, out: impl Write + Send + 'static) -> Server {
     let (listener, address) = support::loopback().await;
     #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
     tokio::spawn(support::serve_bare(listener, support::answer()));
@@ -34,7 +35,7 @@ pub(crate) async fn gateway(access: AccessLog) -> Server {
         upstream.url = format!("http://{address}").parse().expect("an address is an authority");
     }
     raise(&mut config.limits);
-    let lines = Lines::to(std::io::sink()).expect("the machine runs threads");
+    let lines = Lines::to(out).expect("the machine runs threads");
     let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
     Server::start(&config, setting).expect("loopback has free ports")
 }

@@ -14,15 +14,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CONNECTION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use super::{problem, reply};
+use super::{problem, problem_with, reply};
 use crate::cache::generation::Strength;
 use crate::cache::purge::{Purge, Purged, Several};
+use crate::fields::only;
 
 /// What operators may change.
 pub struct Changes {
@@ -151,16 +152,13 @@ fn is_same_origin(fields: &HeaderMap, host: &str) -> bool {
 
 /// Several callers have the same first digits: they are told in full.
 fn several(callers: &[String]) -> Response<Full<Bytes>> {
-    let status = StatusCode::CONFLICT;
-    let problem = json!({
-        "type": "about:blank",
-        "title": "Conflict",
-        "status": status.as_u16(),
-        "code": "several_callers",
-        "detail": "Several callers have this fingerprint; name one of these in full.",
-        "callers": callers,
-    });
-    reply(status, "application/problem+json", problem.to_string())
+    let text = "Several callers have this fingerprint; name one of these in full.";
+    problem_with(
+        StatusCode::CONFLICT,
+        "several_callers",
+        text,
+        [("callers".to_owned(), json!(callers))],
+    )
 }
 
 /// What a body asks for: one of `unit`, `caller`, `url` and `all`, and whether softly.
@@ -196,12 +194,6 @@ fn target(url: &str) -> Option<PathAndQuery> {
         return url.parse().ok();
     }
     url.parse::<Uri>().ok().filter(|uri| uri.authority().is_some())?.path_and_query().cloned()
-}
-
-/// The field's value, unless it is absent or there are several.
-fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = fields.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
 }
 
 const fn refused(status: StatusCode, code: &'static str, text: &'static str) -> Refused {

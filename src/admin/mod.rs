@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::telemetry::Telemetry;
 
@@ -84,13 +84,26 @@ impl Admin {
 
 /// A problem (RFC 9457).
 fn problem(status: StatusCode, code: &str, text: &str) -> Response<Full<Bytes>> {
-    let problem = json!({
+    problem_with(status, code, text, [])
+}
+
+/// A problem with members of its own.
+fn problem_with(
+    status: StatusCode,
+    code: &str,
+    text: &str,
+    members: impl IntoIterator<Item = (String, Value)>,
+) -> Response<Full<Bytes>> {
+    let mut problem = json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),
         "code": code,
         "detail": text,
     });
+    if let Value::Object(problem) = &mut problem {
+        problem.extend(members);
+    }
     reply(status, "application/problem+json", problem.to_string())
 }
 

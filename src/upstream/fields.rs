@@ -12,14 +12,14 @@ use std::str;
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LANGUAGE,
-    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, HOST, LINK, MAX_FORWARDS,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, HOST, LINK, MAX_FORWARDS, RETRY_AFTER,
     USER_AGENT, VIA, WWW_AUTHENTICATE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::alphabet::Alphabet;
+use crate::fields::{HOP_BY_HOP, only};
 
 /// What marks a request on its way through: Via, a request id, a trace. None can change an answer.
 #[derive(Clone, Debug)]
@@ -285,12 +285,6 @@ pub fn request_id(fields: &HeaderMap) -> Option<&HeaderValue> {
     })
 }
 
-/// The field's value, unless it is absent or there are several.
-fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = fields.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
 fn connection_options(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = fields.get_all(CONNECTION).into_iter();
     lines
@@ -365,20 +359,6 @@ fn is_date(value: &HeaderValue) -> bool {
 fn is_number(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
 }
-
-const HOP_BY_HOP: [HeaderName; 11] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    PROXY_AUTHORIZATION,
-    PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-authentication-info"),
-    HeaderName::from_static("http2-settings"),
-];
 
 /// The request id's field, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

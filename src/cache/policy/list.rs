@@ -7,6 +7,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::fields::only;
+
 /// The members of one field line, with the white space around them removed; empty ones included.
 pub(super) struct Members<'a> {
     rest: Option<&'a [u8]>,
@@ -65,9 +67,7 @@ pub(super) fn members<'a>(
 
 /// The only line of the field `name`; `None` when there is none or more than one.
 pub(super) fn only_line<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    let mut lines = fields.get_all(name).into_iter();
-    let line = lines.next()?;
-    lines.next().is_none().then(|| trim(line.as_bytes()))
+    only(fields, name).map(|line| trim(line.as_bytes()))
 }
 
 /// Removes optional white space, space and tab (RFC 9110 §5.6.3), at both ends.

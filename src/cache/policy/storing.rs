@@ -8,11 +8,10 @@
 
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
-    header::{
-        AUTHORIZATION, CACHE_CONTROL, CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY,
-    },
+    header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, SET_COOKIE, VARY},
 };
+
+use crate::fields::HOP_BY_HOP;
 
 use super::{
     CacheControl, Life, Partition, Rules, Scope, Times, Validators, Variant, list::members,
@@ -317,17 +316,3 @@ fn is_understood(status: StatusCode) -> bool {
             | 500..=505
     )
 }
-
-/// Fields of one connection, or of one proxy (RFC 9110 §7.6.1, RFC 9111 §3.1).
-const HOP_BY_HOP: [HeaderName; 10] = [
-    CONNECTION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-authentication-info"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-];

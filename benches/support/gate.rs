@@ -20,7 +20,7 @@ use crate::support;
 pub(crate) async fn gateway(access: AccessLog, out: impl Write + Send + 'static) -> Server {
     let (listener, address) = support::loopback().await;
     #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
-    tokio::spawn(support::serve_bare(listener, support::answer()));
+    tokio::spawn(support::serve_bare(listener, support::answer(), Duration::ZERO));
     let mut config = Config::default();
     config.listen.address = vec![([127, 0, 0, 1], 0).into()];
     config.admin.address = None;

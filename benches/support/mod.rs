@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "no bench uses all of it")]
 
 pub(crate) mod gate;
+pub(crate) mod yardstick;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -26,9 +28,9 @@ pub(crate) fn answer() -> Bytes {
     ))
 }
 
-/// A server that gives `body` to everything, with no work at all: the bare hyper that hits are
-/// compared with, and the upstream of the benches.
-pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes) {
+/// A server that gives `body` to everything after `delay`, with no work at all: the bare hyper that hits
+/// are compared with, and the upstream of the benches.
+pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes, delay: Duration) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         stream.set_nodelay(true).ok();
@@ -39,7 +41,12 @@ pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes) {
                 let mut response = Response::new(Full::new(body.clone()));
                 let json = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(CONTENT_TYPE, json);
-                async move { Ok::<_, Infallible>(response) }
+                async move {
+                    if !delay.is_zero() {
+                        tokio::time::sleep(delay).await;
+                    }
+                    Ok::<_, Infallible>(response)
+                }
             });
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
         });

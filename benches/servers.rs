@@ -1,0 +1,44 @@
+//! The servers that the gateway is compared with, as processes of their own.
+//!
+//! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS]` serves until it is killed, on
+//! one thread; it tells its address. `benches/peers/run` starts them; see there for what is compared.
+//!
+//! * `bare`: hyper that answers everything with the same bytes, with no work at all.
+//! * `yardstick`: the gateway's libraries, doing nothing else (see `support/yardstick.rs`).
+//! * `upstream`: like `bare`, and it may take its time; every answer is of one kind, whatever is asked.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+mod support;
+
+fn main() {
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let at = |index: usize| arguments.get(index).map(String::as_str);
+    let Some(role) = at(0) else {
+        writeln!(std::io::stderr(), "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS]")
+            .ok();
+        return;
+    };
+    let delay =
+        at(2).and_then(|delay| delay.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the machine runs threads");
+    runtime.block_on(async {
+        let listener =
+            TcpListener::bind(at(1).unwrap_or("127.0.0.1:0")).await.expect("the address is free");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        writeln!(std::io::stdout(), "{address}").ok();
+        let body = support::answer();
+        match role {
+            "yardstick" => support::yardstick::serve(listener, body).await,
+            _ => support::serve_bare(listener, body, delay).await,
+        }
+    });
+}

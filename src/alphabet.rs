@@ -1,4 +1,4 @@
-//! [`Alphabet`]: the bytes that a word may be made of; and [`hex_digit`].
+//! [`Alphabet`]: the bytes that a word may be made of; and [`hex_pair`].
 //!
 //! *Why a table:* tokens, hosts and ids are looked at byte by byte for every request; a table answers in one
 //! step where a chain of comparisons takes ten.
@@ -31,11 +31,23 @@ impl Alphabet {
     }
 }
 
-/// The hexadecimal digit of the low four bits.
-#[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
-pub fn hex_digit(nibble: u8) -> u8 {
-    b"0123456789abcdef"[usize::from(nibble & 15)]
+/// The two hexadecimal digits of a byte.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+pub fn hex_pair(byte: u8) -> [u8; 2] {
+    HEX_PAIRS[usize::from(byte)]
 }
+
+/// Digits are written for every request: a look at a table is half of the arithmetic.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256, four bits below 16")]
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    let (digits, mut pairs) = (b"0123456789abcdef", [[b'0'; 2]; 256]);
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
-use crate::alphabet::{Alphabet, hex_digit};
+use crate::alphabet::{Alphabet, hex_pair};
 
 /// An identified caller: the token it may spend, and the digest it is known by.
 #[derive(Debug)]
@@ -91,18 +91,14 @@ impl CallerId {
 
     /// The whole digest in hexadecimal.
     pub fn hex(&self) -> String {
-        self.0
-            .iter()
-            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(*byte)])
-            .map(char::from)
-            .collect()
+        self.0.iter().flat_map(|byte| hex_pair(*byte)).map(char::from).collect()
     }
 
     /// The first 12 hex digits: what logs show.
     pub fn fingerprint(&self) -> [u8; 12] {
         let mut hex = [b'0'; 12];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte)]);
+            pair.copy_from_slice(&hex_pair(byte));
         }
         hex
     }
@@ -210,6 +206,11 @@ fn bearer(token: &[u8]) -> Result<HeaderValue, CallerError> {
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 fn is_b64token(token: &[u8]) -> bool {
+    // It never stops early, so that sixteen bytes are looked at in one step: a quarter of a table's price.
+    let plain = |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'-'..=b'9' | b'_' | b'~' | b'+');
+    if !token.is_empty() && token.iter().fold(true, |all, byte| all & plain(*byte)) {
+        return true;
+    }
     let (body, padding) = token.split_at(B64TOKEN.prefix(token));
     !body.is_empty() && padding.iter().all(|byte| *byte == b'=')
 }

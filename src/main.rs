@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::Config;
 use unitgate::demo;
+use unitgate::listener::Workers;
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::{Lines, diagnostics};
 
@@ -95,11 +97,15 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
     tracing::subscriber::set_global_default(subscriber).context("the log can't be set up")?;
     diagnostics::hook_panics(lines.clone());
     let dice = Dice::seeded(seed()?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // Obeys the processors and the control group's quota that the process was given.
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = Workers::start(threads).context("the workers' threads can't be started")?;
+    // For what the workers do not do: accepting, the operators' port, signals.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    let result = runtime.block_on(serve(config, Setting { lines, clock, dice }));
+    let result = runtime.block_on(serve(config, Setting { lines, clock, dice, workers }));
     // A name that is still being resolved must not hold up the exit.
     runtime.shutdown_background();
     result

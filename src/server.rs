@@ -24,7 +24,7 @@ use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
 use crate::gateway::{ANSWERED_5XX, Gateway, Ground};
-use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused};
+use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused, Workers};
 use crate::mask::Masker;
 use crate::route::Routes;
 use crate::shutdown::{Phase, Shutdown};
@@ -52,6 +52,8 @@ pub struct Setting {
     pub clock: Clock,
     /// Chance.
     pub dice: Dice,
+    /// Who serves the connections.
+    pub workers: Workers,
 }
 
 impl Server {
@@ -64,7 +66,7 @@ impl Server {
         let callers = callers(config)?;
         let telemetry = Arc::new(telemetry(config, &callers, &setting)?);
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
-        let Setting { clock, dice, .. } = setting;
+        let Setting { clock, dice, workers, .. } = setting;
         let upstreams =
             Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
         warn_of_roots(config, upstreams.roots());
@@ -100,7 +102,7 @@ impl Server {
             reason = "the drain waits for this task by its handle"
         )]
         let serving = tokio::spawn(async move {
-            listener::serve(sockets, &listen, places, clock, until, door).await
+            listener::serve(sockets, &listen, places, workers, clock, until, door).await
         });
         Ok(Self {
             addresses: addresses.map_err(StartError::Socket)?,
@@ -199,13 +201,14 @@ struct Door {
 impl Handler for Door {
     type Body = Full<Bytes>;
 
-    async fn call(
+    fn call(
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
         ahead: &Ahead,
-    ) -> Response<Self::Body> {
-        self.gateway.handle(request, peer.ip(), ahead).await
+    ) -> impl Future<Output = Response<Self::Body>> + Send {
+        // Not awaited here: a future around a future is moved once more for each request.
+        self.gateway.handle(request, peer.ip(), ahead)
     }
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -76,9 +77,16 @@ impl Shutdown {
     where
         F: Future<Output: Send> + Send + 'static,
     {
+        self.spawn_on(&Handle::current(), work)
+    }
+
+    /// The same on another runtime than the one that calls.
+    pub fn spawn_on<F>(&self, runtime: &Handle, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
         let tracked = self.track();
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let _tracked = tracked;
             work.await
         })

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config, Limits};
 use unitgate::gateway::Gateway;
-use unitgate::listener::Ahead;
+use unitgate::listener::{Ahead, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
@@ -36,7 +36,8 @@ pub(crate) async fn gateway(access: AccessLog, out: impl Write + Send + 'static)
     }
     raise(&mut config.limits);
     let lines = Lines::to(out).expect("the machine runs threads");
-    let setting = Setting { lines, clock: Clock::real(), dice: Dice::seeded(1) };
+    let setting =
+        Setting { lines, clock: Clock::real(), dice: Dice::seeded(1), workers: Workers::here() };
     Server::start(&config, setting).expect("loopback has free ports")
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use http::HeaderMap;
 use moka::Entry;
 use moka::notification::RemovalCause;
@@ -36,7 +37,7 @@ pub mod stored;
 /// The store of answers.
 #[derive(Debug)]
 pub struct Cache {
-    entries: Option<moka::sync::Cache<CacheKey, Slot>>,
+    entries: Option<moka::sync::Cache<CacheKey, Slot, RandomState>>,
     generations: Generations,
     removals: Arc<Removals>,
     capacity: u64,
@@ -54,7 +55,7 @@ impl Cache {
                 .weigher(|key: &CacheKey, slot: &Slot| weight(key, slot))
                 .expire_after(LastWindow)
                 .eviction_listener(move |_key, _slot, cause| listener.count(cause))
-                .build()
+                .build_with_hasher(RandomState::default())
         });
         Self { entries, generations: Generations::default(), removals, capacity: max_bytes }
     }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock, Dice};
 use crate::config::{AccessLog, Config, Rate};
-use crate::listener::{self, BindError, Places};
+use crate::listener::{self, BindError, Places, Workers};
 use crate::server::{Server, Setting, StartError};
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::Lines;
@@ -124,12 +124,12 @@ impl Stage {
         let (handler, until, time) = (sample.clone(), shutdown.clone(), clock.clone());
         let serving = shutdown.spawn(async move {
             let places = Places::new(listen.connections);
-            listener::serve(sockets, &listen, places, time, until, handler).await
+            listener::serve(sockets, &listen, places, Workers::here(), time, until, handler).await
         });
         // The log goes nowhere: what there is to see stands on the page.
         let lines = Lines::to(io::sink()).map_err(DemoError::Machine)?;
         // Chance without entropy is enough here: it makes request ids and jitter, no secrets.
-        let setting = Setting { lines, clock, dice: Dice::seeded(1) };
+        let setting = Setting { lines, clock, dice: Dice::seeded(1), workers: Workers::here() };
         let server = Server::start(&config(address), setting)?;
         let addresses = Addresses {
             gateway: only(server.addresses().first().copied().map(Ok))?,

@@ -13,7 +13,7 @@ use crate::route::Match;
 
 /// A request that has found its route.
 pub(super) struct Asked<'a, 't, B> {
-    pub(super) inbound: &'a Inbound<B>,
+    pub(super) inbound: &'a Inbound<'a, B>,
     pub(super) matched: Match<'a>,
     pub(super) plan: &'a Plan,
     pub(super) account: &'a mut Account<'t>,

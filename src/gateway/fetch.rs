@@ -124,7 +124,7 @@ impl Gateway {
             token_expires: caller.and_then(|caller| caller.token.expires()),
             prior,
             cause,
-            peer: asked.inbound.peer,
+            peer: asked.inbound.line().peer,
             interim: None,
         }
     }

@@ -108,7 +108,7 @@ impl Gateway {
             target: asked.matched.target.to_owned(),
             host: asked.inbound.host().map(str::to_owned),
             caller: caller.map(|caller| caller.id),
-            peer: asked.inbound.peer,
+            peer: asked.inbound.line().peer,
             ask: Ask {
                 method: asked.method().clone(),
                 target: Bytes::copy_from_slice(asked.matched.target.as_bytes()),
@@ -130,7 +130,7 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
-        let marks = Marks::of(client, inbound.version(), &self.0.via, inbound.id.detached());
+        let marks = Marks::of(client, inbound.version(), &self.0.via, inbound.line().id.detached());
         let marks = Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks };
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };

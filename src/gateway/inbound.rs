@@ -17,8 +17,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use parking_lot::Mutex;
 
 use super::Gateway;
-use super::values::Values;
-use crate::alphabet::hex_digit;
+use super::values;
+use crate::alphabet::hex_pair;
 use crate::clock::{Dice, Now};
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
@@ -37,9 +37,17 @@ impl<B> Payload for B where
 }
 
 /// A request as it came.
-pub(super) struct Inbound<B> {
-    parts: Parts,
+pub(super) struct Inbound<'a, B> {
+    line: &'a RequestLine,
+    fields: HeaderMap,
     body: Mutex<Option<B>>,
+}
+
+/// What is known of a request without its fields and its body; its record is about this.
+pub(super) struct RequestLine {
+    method: Method,
+    uri: Uri,
+    version: Version,
     /// Whose connection it came over.
     pub(super) peer: IpAddr,
     /// When its head was complete.
@@ -64,56 +72,81 @@ impl RequestId {
         }
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Clients(id) => id.to_str().unwrap_or_default(),
-            Self::Ours(id) => std::str::from_utf8(id).unwrap_or_default(),
+            Self::Clients(id) => id.as_bytes(),
+            Self::Ours(id) => id,
         }
     }
 
     /// As a field of a reply.
-    pub(super) fn value(&self, values: &mut Values) -> HeaderValue {
+    pub(super) fn value(&self) -> HeaderValue {
         match self {
             Self::Clients(id) => id.clone(),
-            Self::Ours(id) => values.make(|out| out.extend_from_slice(id)),
+            Self::Ours(id) => values::make(|out| out.extend_from_slice(id)),
         }
     }
 
     /// As a field of a request upstream, in memory of its own.
     pub(super) fn detached(&self) -> HeaderValue {
-        HeaderValue::from_bytes(self.as_str().as_bytes())
+        HeaderValue::from_bytes(self.as_bytes())
             .unwrap_or_else(|_impossible| HeaderValue::from_static(""))
     }
 }
 
-impl<B> Inbound<B> {
-    pub(super) fn new(request: Request<B>, peer: IpAddr, at: Now, gateway: &Gateway) -> Self {
+impl RequestLine {
+    /// Takes a request apart.
+    pub(super) fn of<B>(
+        request: Request<B>,
+        peer: IpAddr,
+        at: Now,
+        gateway: &Gateway,
+    ) -> (Self, HeaderMap, B) {
         let (parts, body) = request.into_parts();
-        let id = RequestId::of(&parts.headers, gateway);
-        Self { parts, body: Mutex::new(Some(body)), peer: peer.to_canonical(), at, id }
+        let Parts { method, uri, version, headers, .. } = parts;
+        let id = RequestId::of(&headers, gateway);
+        (Self { method, uri, version, peer: peer.to_canonical(), at, id }, headers, body)
     }
 
     /// What the record begins with.
     pub(super) fn arrival(&self) -> Arrival<'_> {
-        let target = self.uri().path_and_query().map_or("", PathAndQuery::as_str);
-        let id = self.id.as_str();
-        Arrival { started: self.at, id, peer: self.peer, method: self.method(), target }
+        let target = self.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        let id = self.id.as_bytes();
+        Arrival { started: self.at, id, peer: self.peer, method: &self.method, target }
+    }
+}
+
+impl<'a, B> Inbound<'a, B> {
+    pub(super) fn new(line: &'a RequestLine, fields: HeaderMap, body: B) -> Self {
+        Self { line, fields, body: Mutex::new(Some(body)) }
     }
 
-    pub(super) fn method(&self) -> &Method {
-        &self.parts.method
+    pub(super) fn line(&self) -> &'a RequestLine {
+        self.line
     }
 
-    pub(super) fn uri(&self) -> &Uri {
-        &self.parts.uri
+    pub(super) fn method(&self) -> &'a Method {
+        &self.line.method
+    }
+
+    pub(super) fn uri(&self) -> &'a Uri {
+        &self.line.uri
     }
 
     pub(super) fn version(&self) -> Version {
-        self.parts.version
+        self.line.version
     }
 
     pub(super) fn fields(&self) -> &HeaderMap {
-        &self.parts.headers
+        &self.fields
+    }
+
+    /// An empty map for the reply's fields, in the memory of the request's: hyper keeps it for the next
+    /// request of the connection, so that none of a connection's hits allocates one.
+    pub(super) fn into_reply_fields(self) -> HeaderMap {
+        let mut fields = self.fields;
+        fields.clear();
+        fields
     }
 
     /// Its fields as far as they may select an answer: what Connection lists goes no further, and so
@@ -151,7 +184,7 @@ impl<B> Inbound<B> {
     pub(super) fn check(&self, via: &str) -> Result<(), Error> {
         fields::host(self.version(), self.uri(), self.fields())?;
         fields::connection_is_honest(self.fields())?;
-        match framing(&self.parts) {
+        match framing(&self.fields) {
             Ok(()) => {}
             Err(FramingError::NotImplemented) => return Err(Error::TransferCoding),
             Err(FramingError::Bad) => return Err(Error::Framing),
@@ -163,7 +196,7 @@ impl<B> Inbound<B> {
     }
 }
 
-impl<B: Payload> Inbound<B> {
+impl<B: Payload> Inbound<'_, B> {
     /// Whether there is a body that nobody has read.
     pub(super) fn leaves_body(&self) -> bool {
         self.body.lock().as_ref().is_some_and(|body| !body.is_end_stream())
@@ -192,7 +225,7 @@ fn new_id(dice: &Dice) -> [u8; 32] {
     let mut digits = [b'0'; 32];
     let rolled = [dice.roll(), dice.roll()].into_iter().flat_map(u64::to_le_bytes);
     for (pair, byte) in digits.chunks_exact_mut(2).zip(rolled) {
-        pair.copy_from_slice(&[hex_digit(byte), hex_digit(byte >> 4)]);
+        pair.copy_from_slice(&hex_pair(byte));
     }
     digits
 }

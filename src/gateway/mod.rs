@@ -33,7 +33,7 @@ use crate::cache::policy::{self, Forward, Freshness, Reuse};
 use crate::cache::stored::{KeyRef, Owner, Stored};
 use crate::cache::{Cache, Lookup, Sizes};
 use crate::caller::{Caller, Callers};
-use crate::clock::{Clock, Dice};
+use crate::clock::{Clock, Dice, Now};
 use crate::config::Config;
 use crate::error::Error;
 use crate::limit::{Limiter, Limits, Quota};
@@ -46,7 +46,7 @@ use crate::upstream::Upstreams;
 
 use account::Account;
 use asked::Asked;
-use inbound::Inbound;
+use inbound::{Inbound, RequestLine};
 use interim::Interim;
 use landing::Landing;
 use plan::Plan;
@@ -199,12 +199,13 @@ impl Gateway {
         ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
         let now = self.0.clock.now();
-        let inbound = Inbound::new(request, peer, now, self);
-        let exchange = self.0.telemetry.begin(inbound.arrival());
+        let (line, fields, body) = RequestLine::of(request, peer, now, self);
+        let exchange = self.0.telemetry.begin(line.arrival());
+        let inbound = Inbound::new(&line, fields, body);
         let mut account = Account::new(exchange, ahead);
         let result = self.respond(&inbound, &mut account).await;
         account.note(result.as_ref().ok());
-        let (response, record) = self.conclude(&inbound, result, &account);
+        let (response, record) = self.conclude(inbound, result, &account);
         account.exchange.end(record);
         response
     }
@@ -212,10 +213,10 @@ impl Gateway {
     /// Decides: the whole path of a request, a stage per line.
     async fn respond<B: Payload>(
         &self,
-        inbound: &Inbound<B>,
+        inbound: &Inbound<'_, B>,
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
-        self.admit_peer(inbound.peer)?;
+        self.admit_peer(inbound.line().peer)?;
         let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
             account.found(matched);
@@ -228,46 +229,48 @@ impl Gateway {
             account.quota = self.admit(caller, &matched)?;
         }
         let plan = self.plan_at(matched.route.index);
-        let asked = Asked { inbound, matched, plan, account };
+        let mut asked = Asked { inbound, matched, plan, account };
         if inbound.ends_here() {
-            Ok(self.last_recipient(&asked, caller.as_ref()))
-        } else if asked.may_be_cached() {
-            self.serve(asked, caller.as_ref()).await
-        } else {
-            let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
-            Box::pin(self.forward(asked, caller.as_ref(), why)).await
+            return Ok(self.last_recipient(&asked, caller.as_ref()));
         }
-    }
-
-    /// A request that may be answered from the cache (RFC 9111 §4).
-    async fn serve<B: Payload>(
-        &self,
-        asked: Asked<'_, '_, B>,
-        caller: Option<&Caller>,
-    ) -> Result<Reply, Error> {
+        // Boxed, all that waits for the upstream: it would make the future of every hit larger, which is
+        // moved several times for each request.
+        if !asked.may_be_cached() {
+            let why = if inbound.is_safe_read() { Forward::Bypass } else { Forward::Method };
+            return Box::pin(self.forward(asked, caller.as_ref(), why)).await;
+        }
         // A request is looked up in the moment it came: reading the clocks again costs more than the rest
         // of the lookup's arithmetic.
-        let now = asked.inbound.at;
-        let key = asked.key(caller);
-        let selecting = asked.selecting();
-        let found = self.0.cache.lookup(&key, &selecting, asked.plan.made_under, &now);
-        let found = Self::reuse(&asked, found).inspect_err(|_refused| {
-            asked.account.forward = Some(Forward::Request);
-        })?;
-        match found {
+        let (key, now) = (asked.key(caller.as_ref()), inbound.line().at);
+        match self.look_up(&mut asked, &key, now)? {
             Lookup::Fresh(stored) => Ok(Reply::hit(stored, now)),
             Lookup::StaleWhileRevalidate(stored) => {
                 // Who wants nothing from the upstream (RFC 9111 §5.2.1.7) makes nobody ask it.
-                if !policy::only_if_cached(&asked.plan.rules, asked.inbound.fields()) {
-                    self.refresh(&asked, &key, caller, Arc::clone(&stored));
+                if !policy::only_if_cached(&asked.plan.rules, inbound.fields()) {
+                    self.refresh(&asked, &key, caller.as_ref(), Arc::clone(&stored));
                 }
                 Ok(Reply::stale(stored, now))
             }
-            // Boxed: what waits for the upstream would make the future of every hit larger, and it is moved
-            // for each request.
-            Lookup::Stale(stored) => Box::pin(self.revalidate(asked, &key, caller, stored)).await,
-            Lookup::Miss(why) => Box::pin(self.fetch(asked, &key, caller, None, why)).await,
+            Lookup::Stale(stored) => {
+                Box::pin(self.revalidate(asked, &key, caller.as_ref(), stored)).await
+            }
+            Lookup::Miss(why) => {
+                Box::pin(self.fetch(asked, &key, caller.as_ref(), None, why)).await
+            }
         }
+    }
+
+    /// What is there for a request that may be answered from the cache (RFC 9111 §4).
+    fn look_up<B: Payload>(
+        &self,
+        asked: &mut Asked<'_, '_, B>,
+        key: &KeyRef<'_>,
+        now: Now,
+    ) -> Result<Lookup, Error> {
+        let found = self.0.cache.lookup(key, &asked.selecting(), asked.plan.made_under, &now);
+        Self::reuse(asked, found).inspect_err(|_refused| {
+            asked.account.forward = Some(Forward::Request);
+        })
     }
 
     /// What the request's own directives make of what was found; only where the route honours them.
@@ -286,7 +289,7 @@ impl Gateway {
                 Ok(found)
             };
         };
-        let age = stored.age(&asked.inbound.at);
+        let age = stored.age(&asked.inbound.line().at);
         match policy::reuse(rules, &stored.life, age, fields) {
             // A client may take a stale answer (RFC 9111 §5.2.1.2), but not one that a write made stale,
             // nor past what its token was last allowed.
@@ -366,7 +369,7 @@ impl Gateway {
     /// Who asks, where the route wants to know.
     fn identify<B>(
         &self,
-        inbound: &Inbound<B>,
+        inbound: &Inbound<'_, B>,
         matched: &Match<'_>,
     ) -> Result<Option<Caller>, Error> {
         if !matched.route.wants_token() {
@@ -374,7 +377,7 @@ impl Gateway {
         }
         let caller = self.0.callers.identify(inbound.fields());
         if caller.is_err() {
-            self.0.limits.charge_peer(inbound.peer);
+            self.0.limits.charge_peer(inbound.line().peer);
         }
         Ok(Some(caller?))
     }

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use super::Account;
 use super::inbound::{Inbound, Payload};
 use super::reply::NAME;
-use super::values::Values;
+use super::values;
 use crate::cache::policy::CacheStatus;
 use crate::caller::CallerError;
 use crate::error::Error;
@@ -22,10 +22,9 @@ use crate::telemetry::{self, Outcome};
 
 /// A problem (RFC 9457) made of an error.
 pub(super) fn refuse<B: Payload>(
-    inbound: &Inbound<B>,
+    inbound: &Inbound<'_, B>,
     error: &Error,
     account: &Account<'_>,
-    values: &mut Values,
 ) -> (Response<Full<Bytes>>, telemetry::Reply) {
     let profile = error.profile();
     let policy = match error {
@@ -33,7 +32,7 @@ pub(super) fn refuse<B: Payload>(
         Error::Throttled(Throttled { by: Limiter::Upstream, .. }) => Some("upstream"),
         _ => None,
     };
-    let id = Some(inbound.id.as_str());
+    let id = std::str::from_utf8(inbound.line().id.as_bytes()).ok();
     let body = problem(profile.status, profile.code, profile.text, policy, id);
     let head = *inbound.method() == Method::HEAD;
     let length = u64::try_from(body.len()).unwrap_or_default();
@@ -50,7 +49,7 @@ pub(super) fn refuse<B: Payload>(
     if head {
         fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    explain(fields, error, values);
+    explain(fields, error);
     if let Some(forward) = account.forward {
         let status = CacheStatus { detail: Some(profile.code), ..CacheStatus::forwarded(forward) };
         status.append_to(NAME, fields);
@@ -66,7 +65,7 @@ pub(super) fn refuse<B: Payload>(
 }
 
 /// The fields that some refusals owe.
-fn explain(fields: &mut HeaderMap, error: &Error, values: &mut Values) {
+fn explain(fields: &mut HeaderMap, error: &Error) {
     match error {
         Error::Route(RouteError::MethodNotAllowed { allow }) => {
             if let Ok(allow) = HeaderValue::from_str(allow) {
@@ -80,12 +79,15 @@ fn explain(fields: &mut HeaderMap, error: &Error, values: &mut Values) {
             fields.insert(RETRY_AFTER, HeaderValue::from(throttled.retry_after));
             if let (Some(quota), Limiter::Upstream) = (&throttled.quota, throttled.by) {
                 fields.insert(RATELIMIT_POLICY, quota_policy("upstream", quota));
-                fields
-                    .insert(RATELIMIT, values.make(|out| write_rate_limit("upstream", quota, out)));
+                fields.insert(
+                    RATELIMIT,
+                    values::make(|out| write_rate_limit("upstream", quota, out)),
+                );
             }
             if let (Some(quota), Limiter::Caller) = (&throttled.quota, throttled.by) {
                 fields.insert(RATELIMIT_POLICY, quota_policy("caller", quota));
-                fields.insert(RATELIMIT, values.make(|out| write_rate_limit("caller", quota, out)));
+                fields
+                    .insert(RATELIMIT, values::make(|out| write_rate_limit("caller", quota, out)));
             }
         }
         _ => {}

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 
 use super::inbound::{Inbound, Payload};
 use super::landing::{Landed, Origin, TripFacts};
 use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse, write_rate_limit};
-use super::values::Values;
+use super::values;
 use super::{Account, Gateway};
 use crate::cache::Status;
 use crate::cache::flight::Role;
@@ -23,6 +24,7 @@ use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer};
 use crate::cache::stored::{Owner, Stored};
 use crate::clock::Now;
 use crate::error::Error;
+use crate::mask::Masked;
 use crate::telemetry::{self, Outcome};
 use crate::upstream::fields::X_REQUEST_ID;
 
@@ -138,23 +140,21 @@ impl Gateway {
     /// The response of a result, and what the record says of it.
     pub(super) fn conclude<B: Payload>(
         &self,
-        inbound: &Inbound<B>,
+        inbound: Inbound<'_, B>,
         result: Result<Reply, Error>,
         account: &Account<'_>,
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
-        let mut values = Values::new();
+        let id = &inbound.line().id;
         let (mut response, record) = match result {
-            Ok(reply) if reply.stored.owner == account.owner => {
-                present(inbound, &reply, &mut values)
-            }
+            Ok(reply) if reply.stored.owner == account.owner => present(inbound, &reply),
             Ok(_another_callers) => {
                 tracing::error!("an answer was about to go to another caller; it was refused");
-                refuse(inbound, &Error::Lost, account, &mut values)
+                refuse(&inbound, &Error::Lost, account)
             }
-            Err(error) => refuse(inbound, &error, account, &mut values),
+            Err(error) => refuse(&inbound, &error, account),
         };
         let fields = response.headers_mut();
-        fields.insert(X_REQUEST_ID, inbound.id.value(&mut values));
+        fields.insert(X_REQUEST_ID, id.value());
         if self.0.shutdown.is_leaving() {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -164,7 +164,7 @@ impl Gateway {
             if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {
                 fields.insert(RATELIMIT_POLICY, policy);
             }
-            let left = values.make(|out| write_rate_limit("caller", &quota, out));
+            let left = values::make(|out| write_rate_limit("caller", &quota, out));
             fields.insert(RATELIMIT, left);
         }
         (response, record)
@@ -176,96 +176,93 @@ impl Gateway {
 }
 
 /// A success made of a stored response.
-fn present<B>(
-    inbound: &Inbound<B>,
-    reply: &Reply,
-    values: &mut Values,
-) -> (Response<Full<Bytes>>, telemetry::Reply) {
+fn present<B>(inbound: Inbound<'_, B>, reply: &Reply) -> (Response<Full<Bytes>>, telemetry::Reply) {
     let stored = &*reply.stored;
     let age = stored.age(&reply.at);
-    let mut response = if is_unchanged(inbound, stored) {
-        without_content(stored)
-    } else {
-        content(inbound, stored)
-    };
+    let shown = Shown::of(&inbound, stored);
+    let is_head = *inbound.method() == Method::HEAD;
+    let mut response = shown.response(stored, inbound.into_reply_fields());
     let fields = response.headers_mut();
     // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
-        fields.insert(AGE, values.make(|out| policy::write_age(age, out)));
+        fields.insert(AGE, values::make(|out| policy::write_age(age, out)));
     }
     if reply.forward.is_some() || reply.is_from_cache() {
         let status = reply.cache_status(age);
-        policy::append_member(fields, values.make(|out| status.write(NAME, out)));
+        policy::append_member(fields, values::make(|out| status.write(NAME, out)));
     }
     let record = telemetry::Reply {
         status: response.status(),
         outcome: Outcome::Cache(reply.status),
-        bytes: body_length(inbound, &response),
+        bytes: if is_head { 0 } else { response.body().size_hint().lower() },
         age: reply.is_from_cache().then_some(age),
         error: None,
     };
     (response, record)
 }
 
-/// Whether the client has it already (RFC 9110 §13.1.2): answered with 304 here.
-fn is_unchanged<B>(inbound: &Inbound<B>, stored: &Stored) -> bool {
-    if stored.status != StatusCode::OK || !inbound.is_safe_read() {
-        return false;
-    }
-    // A token route shows no Last-Modified, so no date of it can be meant.
-    let dated = stored.owner == Owner::Open && inbound.fields().contains_key(IF_MODIFIED_SINCE);
-    let modified =
-        dated.then(|| policy::modified_at(&stored.fields.to_map(), stored.received.wall));
-    policy::not_modified(inbound.fields(), stored.etag.as_ref(), modified)
+/// What of a stored response answers a request.
+enum Shown {
+    /// Nothing, since the client has it already: 304 (RFC 9110 §15.4.5).
+    Unchanged,
+    /// All of it, or a range of it (RFC 9110 §14).
+    Content(RangeAnswer),
 }
 
-fn content<B>(inbound: &Inbound<B>, stored: &Stored) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(stored.body.bytes().clone()));
-    *response.status_mut() = stored.status;
-    append(response.headers_mut(), stored, |_name| true);
-    let ranged = *inbound.method() == Method::GET
-        && stored.status == StatusCode::OK
-        && stored.owner == Owner::Open
-        && inbound.fields().contains_key(RANGE);
-    if ranged { partial(inbound.fields(), stored, response) } else { response }
-}
-
-/// A range of a complete response (RFC 9110 §14).
-fn partial(
-    request: &HeaderMap,
-    stored: &Stored,
-    mut response: Response<Full<Bytes>>,
-) -> Response<Full<Bytes>> {
-    let length = u64::try_from(stored.body.len()).unwrap_or(u64::MAX);
-    match policy::range_answer(request, response.headers(), length) {
-        RangeAnswer::Whole => response,
-        RangeAnswer::Partial(range) => {
-            let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(stored.body.len());
-            let slice =
-                stored.body.bytes().slice(at(*range.start())..at(range.end().saturating_add(1)));
-            response.headers_mut().insert(CONTENT_RANGE, policy::content_range(&range, length));
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            response.map(|_whole| Full::new(slice))
+impl Shown {
+    /// What the request's conditions and its Range make of it.
+    fn of<B>(inbound: &Inbound<'_, B>, stored: &Stored) -> Self {
+        if stored.status != StatusCode::OK || !inbound.is_safe_read() {
+            return Self::Content(RangeAnswer::Whole);
         }
-        RangeAnswer::Unsatisfiable => {
-            let mut refused = Response::new(Full::default());
-            *refused.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            let fields = refused.headers_mut();
-            append(fields, stored, policy::stays_in_416);
-            fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length));
-            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            refused
+        let fields = inbound.fields();
+        // A token route shows no Last-Modified, so no date of it can be meant, and no ranges.
+        let open = stored.owner == Owner::Open;
+        let dated = open && fields.contains_key(IF_MODIFIED_SINCE);
+        let modified =
+            dated.then(|| policy::modified_at(&stored.fields.to_map(), stored.received.wall));
+        if policy::not_modified(fields, stored.etag.as_ref(), modified) {
+            return Self::Unchanged;
         }
+        let ranged = open && *inbound.method() == Method::GET && fields.contains_key(RANGE);
+        let range = ranged
+            .then(|| policy::range_answer(fields, &stored.fields.to_map(), length(&stored.body)));
+        Self::Content(range.unwrap_or(RangeAnswer::Whole))
     }
-}
 
-/// The 304 that stands for a stored 200 (RFC 9110 §15.4.5).
-fn without_content(stored: &Stored) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    let tagged = stored.etag.is_some();
-    append(response.headers_mut(), stored, |name| policy::stays_in_304(name, tagged));
-    response
+    /// The response, its fields in `fields`, which are empty.
+    fn response(self, stored: &Stored, mut fields: HeaderMap) -> Response<Full<Bytes>> {
+        let body = stored.body.bytes();
+        let (status, body) = match self {
+            Self::Unchanged => {
+                let tagged = stored.etag.is_some();
+                append(&mut fields, stored, |name| policy::stays_in_304(name, tagged));
+                (StatusCode::NOT_MODIFIED, Bytes::new())
+            }
+            Self::Content(RangeAnswer::Whole) => {
+                append(&mut fields, stored, |_name| true);
+                (stored.status, body.clone())
+            }
+            Self::Content(RangeAnswer::Partial(range)) => {
+                append(&mut fields, stored, |_name| true);
+                let part = policy::content_range(&range, length(&stored.body));
+                fields.insert(CONTENT_RANGE, part);
+                let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+                let (from, to) = (at(*range.start()), at(range.end().saturating_add(1)));
+                (StatusCode::PARTIAL_CONTENT, body.slice(from..to))
+            }
+            Self::Content(RangeAnswer::Unsatisfiable) => {
+                append(&mut fields, stored, policy::stays_in_416);
+                fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length(&stored.body)));
+                fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new())
+            }
+        };
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = fields;
+        response
+    }
 }
 
 fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) -> bool) {
@@ -275,9 +272,8 @@ fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) ->
     }
 }
 
-fn body_length<B>(inbound: &Inbound<B>, response: &Response<Full<Bytes>>) -> u64 {
-    use http_body::Body;
-    if *inbound.method() == Method::HEAD { 0 } else { response.body().size_hint().lower() }
+fn length(body: &Masked) -> u64 {
+    u64::try_from(body.len()).unwrap_or(u64::MAX)
 }
 
 /// Our name in `Cache-Status`.

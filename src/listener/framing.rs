@@ -7,8 +7,8 @@
 //! HTTP/1.0 and to a malformed or differing `Content-Length`; of a request with both fields it drops
 //! the length and closes after the answer. It looks at no coding but the last.
 
+use http::HeaderMap;
 use http::header::TRANSFER_ENCODING;
-use http::request::Parts;
 
 /// Why a request's framing is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +26,8 @@ pub enum FramingError {
 /// # Errors
 /// See [`FramingError`]. The connection has to be closed after the answer, which hyper does when the
 /// body is not read.
-pub fn framing(head: &Parts) -> Result<(), FramingError> {
-    let mut lines = head.headers.get_all(TRANSFER_ENCODING).iter().peekable();
+pub fn framing(fields: &HeaderMap) -> Result<(), FramingError> {
+    let mut lines = fields.get_all(TRANSFER_ENCODING).iter().peekable();
     if lines.peek().is_none() {
         return Ok(());
     }
@@ -67,7 +67,7 @@ mod tests {
         for line in lines {
             request = request.header(TRANSFER_ENCODING, *line);
         }
-        framing(&request.body(()).unwrap().into_parts().0)
+        framing(request.body(()).unwrap().headers())
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod framing;
 mod io;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -47,6 +48,7 @@ use crate::shutdown::Shutdown;
 pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
+pub use workers::Workers;
 
 use connection::Port;
 
@@ -160,7 +162,7 @@ impl Places {
 /// Serves `sockets` until draining begins, then finishes what is in flight; returns when no
 /// connection is left. The caller bounds the wait by its deadline.
 ///
-/// May run several times, each with sockets and a runtime of its own and clones of the same `places`.
+/// It accepts where it is called; each connection is served by one of the `workers`.
 ///
 /// # Errors
 /// When the runtime cannot watch a socket; nothing was accepted then.
@@ -168,6 +170,7 @@ pub async fn serve<H: Handler>(
     sockets: Vec<std::net::TcpListener>,
     config: &config::Listen,
     places: Places,
+    workers: Workers,
     clock: Clock,
     shutdown: Shutdown,
     handler: H,
@@ -186,11 +189,20 @@ pub async fn serve<H: Handler>(
                     () = &mut draining => break,
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
+                // From here to its worker: a stream belongs to the runtime that watches it.
+                let (Some(seat), Ok(stream)) = (workers.seat(), stream.into_std()) else {
+                    continue;
+                };
+                let runtime = seat.runtime.clone();
                 let (port, alive) = (Arc::clone(&port), alive.clone());
-                drop(shutdown.spawn(async move {
-                    let _held = (place, alive);
-                    connection::run(stream, peer, port).await;
-                }));
+                let work = async move {
+                    let _held = (place, seat, alive);
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => connection::run(stream, peer, port).await,
+                        Err(error) => port.handler.accept_failed(&error),
+                    }
+                };
+                drop(shutdown.spawn_on(&runtime, work));
             }
         }
         drop(sockets);

@@ -50,7 +50,7 @@ impl Handler for Desk {
         ahead: &Ahead,
     ) -> Response<Self::Body> {
         let (head, body) = request.into_parts();
-        match framing(&head) {
+        match framing(&head.headers) {
             Ok(()) => {}
             Err(FramingError::NotImplemented) => return status(501),
             Err(FramingError::Bad) => return status(400),
@@ -130,8 +130,9 @@ impl Serving {
         }));
         let (shutdown, desk_too, places) = (Shutdown::new(), desk.clone(), places.clone());
         let drained = shutdown.clone();
-        let serving =
-            async move { serve(sockets, &config, places, Clock::real(), drained, desk_too).await };
+        let serving = async move {
+            serve(sockets, &config, places, Workers::here(), Clock::real(), drained, desk_too).await
+        };
         let done = Shutdown::new().spawn(serving);
         Self { addresses, shutdown, desk, told: Mutex::new(told), done }
     }

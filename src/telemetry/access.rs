@@ -73,7 +73,7 @@ impl Access {
         let arrival = &facts.arrival;
         let ended = arrival.started.wall.saturating_add(facts.took);
         let mut line = Line::begin(out, self.format, ended, "info", Log::Access);
-        line.text("request_id", arrival.id);
+        line.word("request_id", arrival.id);
         line.address("peer", arrival.peer);
         line.text("method", arrival.method.as_str());
         if let Some(route) = facts.route.and_then(|route| self.routes.get(route)) {

@@ -29,8 +29,8 @@ pub struct Exchange<'a> {
 pub struct Arrival<'a> {
     /// When its head was complete.
     pub started: Now,
-    /// Its id.
-    pub id: &'a str,
+    /// Its id: letters, digits, `.`, `_` and `-`.
+    pub id: &'a [u8],
     /// Who sent it.
     pub peer: IpAddr,
     /// Its method.

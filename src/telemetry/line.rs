@@ -75,10 +75,10 @@ impl<'a> Line<'a> {
     }
 
     /// A word that needs no escape: a label of ours, a route's name.
-    pub(crate) fn word(&mut self, name: &str, value: &str) {
+    pub(crate) fn word(&mut self, name: &str, value: impl AsRef<[u8]>) {
         self.name(name);
         self.quote();
-        self.out.extend_from_slice(value.as_bytes());
+        self.out.extend_from_slice(value.as_ref());
         self.quote();
     }
 

@@ -91,7 +91,7 @@ fn quiet() -> Telemetry {
 fn arrival(clock: &Clock) -> Arrival<'static> {
     Arrival {
         started: clock.now(),
-        id: "r-1",
+        id: b"r-1",
         peer: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         method: &Method::GET,
         target: "/units/1",

@@ -319,13 +319,14 @@ fn valid_host(bytes: &[u8]) -> Result<&str, FieldError> {
     Ok(text)
 }
 
-/// What nearly every Host is, told without a parser: a name or an IPv4 address, and a port of up to four
-/// digits.
+/// What nearly every Host is, told without a parser: a name or an IPv4 address, and a port.
 fn is_plain_host(bytes: &[u8]) -> bool {
     match bytes.split_at(IN_NAME.prefix(bytes)) {
         ([], _) => false,
         (_, []) => true,
-        (_, [b':', port @ ..]) => port.len() <= 4 && port.iter().all(u8::is_ascii_digit),
+        (_, [b':', port @ ..]) if port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => {
+            port.len() < 5 || *port <= b"65535"[..]
+        }
         _ => false,
     }
 }

@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{Config, Lane, Rate};
-use unitgate::listener::Ahead;
+use unitgate::listener::{Ahead, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
@@ -517,7 +517,12 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
     config.listen.address = vec![([127, 0, 0, 1], 0).into()];
     config.admin.address = None;
     let lines = Lines::to(blocked.clone()).unwrap();
-    let setting = Setting { lines, clock: Clock::steered(START), dice: Dice::seeded(1) };
+    let setting = Setting {
+        lines,
+        clock: Clock::steered(START),
+        dice: Dice::seeded(1),
+        workers: Workers::here(),
+    };
     let server = Server::start(&config, setting).unwrap();
     let target = format!("/{}", "a".repeat(4_000));
     for _ in 0..3_000 {

@@ -12,6 +12,7 @@ use tracing::subscriber::DefaultGuard;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{CachePolicy, Config, Level, NamedUpstream, Route};
 use unitgate::gateway::Gateway;
+use unitgate::listener::Workers;
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::{Lines, Telemetry, diagnostics};
 
@@ -87,7 +88,12 @@ impl Gate {
         let clock = Clock::steered(START);
         let subscriber = diagnostics::subscriber(&config.log, None, clock.clone(), lines.clone());
         let diagnostics = tracing::subscriber::set_default(subscriber);
-        let setting = Setting { lines, clock: clock.clone(), dice: Dice::seeded(1) };
+        let setting = Setting {
+            lines,
+            clock: clock.clone(),
+            dice: Dice::seeded(1),
+            workers: Workers::here(),
+        };
         let server = Server::start(config, setting).unwrap();
         Self {
             gateway: server.gateway().clone(),

@@ -38,7 +38,7 @@ impl<'a> Scan<'a> {
     /// masks what is key-shaped in it.
     #[cold]
     pub(super) fn unusual_name(&mut self, start: usize) -> Result<(usize, Role), MaskError> {
-        let name = lex::string(self.body, start, &mut self.seen)?;
+        let name = lex::string(self.body, start)?;
         if self.element == Role::Gone {
             return Ok((name.end, Role::Gone));
         }
@@ -57,7 +57,7 @@ impl<'a> Scan<'a> {
     /// The string whose quote is at `start`; returns the place behind it.
     #[inline]
     pub(super) fn string(&mut self, start: usize, role: Role) -> Result<usize, MaskError> {
-        let text = lex::string(self.body, start + 1, &mut self.seen)?;
+        let text = lex::string(self.body, start + 1)?;
         match role {
             Role::Plain => {
                 self.mask_keys(text)?;

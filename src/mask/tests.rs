@@ -960,6 +960,23 @@ proptest! {
     }
 
     #[test]
+    fn a_search_for_the_prefix_finds_what_a_walk_finds(
+        parts in vec(prop_oneof![
+            4 => Just("cal_".to_owned()),
+            2 => Just("live_".to_owned()),
+            2 => Just("test_".to_owned()),
+            3 => Just(letters()),
+            2 => "[a-cX-Z0-9_]{0,17}",
+            2 => "[ .*é-]{0,2}",
+        ], 0..12)
+    ) {
+        let text = parts.concat();
+        let quoted = |text: &[u8]| [b"\"", text, b"\""].concat();
+        let (masked, _) = masker().json(Bytes::from(quoted(text.as_bytes()))).unwrap();
+        prop_assert_eq!(masked.bytes(), &quoted(&key_shape::replace(text.as_bytes())));
+    }
+
+    #[test]
     fn a_string_is_read_the_same_at_every_offset(
         before in 0..40_usize, text in "([ -~é]|\\\\n|\\\\u005f){0,80}", after in 0..40_usize
     ) {

@@ -88,7 +88,7 @@ fn add(facts: &mut Facts, member: u16, text: &[u8]) -> u8 {
         facts.more_units = true;
         return 0;
     }
-    let id = text.iter().copied().map(char::from).collect();
+    let id = String::from_utf8_lossy(text).into();
     facts.units.push(UnitFact { member, id });
     u8::try_from(facts.units.len()).unwrap_or_default()
 }

@@ -3,13 +3,13 @@
 //!
 //! # Invariants
 //! 1. What is accepted is exactly the grammar of RFC 8259 §6 and §7; only UTF-8 is left to the
-//!    caller, who learns of any byte above ASCII.
-//! 2. A string is walked once, eight bytes at a time, and the walk says all that later
-//!    decisions need.
+//!    caller.
+//! 2. A string is walked once, and the walk says all that later decisions need.
 //!
 //! # Why not SIMD intrinsics?
 //! They need `unsafe`, which this crate forbids. Words of eight bytes do nearly as well for the
-//! short strings of which bodies are made.
+//! short strings of which bodies are made, and for long ones the compiler makes SIMD of a plain
+//! loop over a window.
 
 use super::MaskError;
 use super::unescape::hex4;
@@ -28,22 +28,21 @@ pub(super) struct Text {
     pub(super) disguised: bool,
 }
 
-/// Walks the string behind the quote before `start`. The high bits of `seen` tell whether there
-/// was a byte above ASCII; perhaps they are those of a byte close behind, but none is missed.
+/// Walks the string behind the quote before `start`.
 #[inline]
-pub(super) fn string(body: &[u8], start: usize, seen: &mut u64) -> Result<Text, MaskError> {
-    let (end, stop) = walk(body, start, seen, text_stops);
+pub(super) fn string(body: &[u8], start: usize) -> Result<Text, MaskError> {
+    let (end, stop) = first_stop(body, start, text_stops);
     if stop == b'"' {
         return Ok(Text { start, end, escaped: false, disguised: false });
     }
-    escaped_string(body, start, end, seen)
+    long_string(body, start, end)
 }
 
 /// A name behind the quote before `start`, if it is made of what names usually are made of: no
-/// escape, underscore, hyphen, space or other byte below the digits.
+/// escape, underscore, hyphen, space or other byte below the digits, and is shorter than a window.
 #[inline]
-pub(super) fn usual_name(body: &[u8], start: usize, seen: &mut u64) -> Option<usize> {
-    let (end, stop) = walk(body, start, seen, name_stops);
+pub(super) fn usual_name(body: &[u8], start: usize) -> Option<usize> {
+    let (end, stop) = first_stop(body, start, name_stops);
     (stop == b'"').then_some(end)
 }
 
@@ -94,21 +93,12 @@ pub(super) fn significant(body: &[u8], mut at: usize) -> Option<(u8, usize)> {
     }
 }
 
-/// Whether a byte above ASCII is among what [`string`] and [`usual_name`] have seen.
-pub(super) fn is_wide(seen: u64) -> bool {
-    seen & HIGH != 0
-}
-
-/// Goes on with a string at its first byte, at `at`, that is no plain text.
-#[cold]
-fn escaped_string(
-    body: &[u8],
-    start: usize,
-    mut at: usize,
-    seen: &mut u64,
-) -> Result<Text, MaskError> {
+/// Goes on with a string at `at`, where the first window of it has no closing quote.
+#[inline(never)]
+fn long_string(body: &[u8], start: usize, mut at: usize) -> Result<Text, MaskError> {
     let mut text = Text { start, end: start, escaped: false, disguised: false };
     loop {
+        at = behind_plain(body, at);
         match body.get(at) {
             Some(b'"') => {
                 text.end = at;
@@ -123,36 +113,72 @@ fn escaped_string(
             Some(_) => return Err(MaskError::NotJson),
             None => return Err(MaskError::Truncated),
         }
-        (at, _) = walk(body, at, seen, text_stops);
     }
 }
 
-/// The first place from `at` on where `stops` says that the walk ends, and the byte there; zero
-/// behind the end.
+/// The first place from `at` on that is no plain text: its end, an escape or a control byte, or the
+/// end of the body.
+#[inline]
+fn behind_plain(body: &[u8], mut at: usize) -> usize {
+    while let Some(window) = window(body, at)
+        && is_plain(window)
+    {
+        at += WINDOW;
+    }
+    // The window that isn't plain has a stop, and so has the last one.
+    first_stop(body, at, text_stops).0
+}
+
+/// Whether no byte of the window ends plain text.
+///
+/// The same as [`text_stops`], in a form of which the compiler makes SIMD: a text of 18 kB is masked
+/// in 1.6 µs, by words it was 3.4. (With the quote compared by itself it makes poor code.)
+#[inline]
+fn is_plain(window: &[u8; WINDOW]) -> bool {
+    // Flipping bit 1 moves the quote directly behind the control bytes.
+    let stops = |byte: u8| byte ^ 0x02 < 0x21 || byte == b'\\';
+    !window.iter().fold(false, |any, &byte| any | stops(byte))
+}
+
+/// The first place in the window at `at` that `stops` marks, and the byte there; the end of the
+/// window and zero if there is none. The end of the body is marked always.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "this loop is the pass: as a call it costs a third more")]
-fn walk(body: &[u8], at: usize, seen: &mut u64, stops: impl Fn(u64) -> u64) -> (usize, u8) {
-    let mut rest = body.get(at..).unwrap_or_default();
-    let mut all = 0;
-    let (word, found) = loop {
-        let Some((chunk, behind)) = rest.split_first_chunk() else {
-            let word = last_word(rest);
-            all |= word;
-            break (word, stops(word));
-        };
-        let word = u64::from_le_bytes(*chunk);
-        all |= word;
+fn first_stop(body: &[u8], at: usize, stops: impl Fn(u64) -> u64) -> (usize, u8) {
+    let padded;
+    let window = if let Some(window) = window(body, at) {
+        window
+    } else {
+        padded = last_window(body, at);
+        &padded
+    };
+    let mut place = at;
+    for word in window.as_chunks().0 {
+        let word = u64::from_le_bytes(*word);
         let found = stops(word);
         if found != 0 {
-            break (word, found);
+            // The lowest marked byte, in bits.
+            let bits = found.trailing_zeros() & !7;
+            return (place + bits as usize / 8, (word >> bits).to_le_bytes()[0]);
         }
-        rest = behind;
-    };
-    *seen |= all;
-    // The lowest marked byte, in bits.
-    let bits = found.trailing_zeros() & !7;
-    let byte = word.checked_shr(bits).unwrap_or_default();
-    (body.len() - rest.len() + bits as usize / 8, byte.to_le_bytes()[0])
+        place += 8;
+    }
+    (place, 0)
+}
+
+/// The window at `at`, if the body is long enough.
+#[inline]
+fn window(body: &[u8], at: usize) -> Option<&[u8; WINDOW]> {
+    body.get(at..)?.first_chunk()
+}
+
+/// What is left from `at` on, less than a window, and zeros behind it, which stop everything.
+#[cold]
+fn last_window(body: &[u8], at: usize) -> [u8; WINDOW] {
+    let mut window = [0; WINDOW];
+    let rest = body.get(at..).unwrap_or_default();
+    window.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    window
 }
 
 /// Behind the escape at `at`, and whether it stands for something that could be a part of a key or
@@ -189,12 +215,6 @@ fn digits(body: &[u8], at: usize) -> Result<usize, MaskError> {
     }
 }
 
-/// Fewer than eight bytes, the first the lowest, and zeros behind them, which stop every walk.
-#[cold]
-fn last_word(rest: &[u8]) -> u64 {
-    rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
-}
-
 /// The high bit of each byte that ends plain text: a quote, a backslash, a control byte. Above the
 /// first one there may be false ones.
 #[inline]
@@ -216,3 +236,6 @@ fn name_stops(word: u64) -> u64 {
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// So many bytes are looked at together: most strings are shorter.
+const WINDOW: usize = 32;

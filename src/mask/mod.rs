@@ -81,7 +81,8 @@ impl Masker {
     /// When `body` can't be proven masked: it isn't exactly one JSON value in UTF-8, two member
     /// names became equal by masking, or the result would be out of all proportion.
     pub fn json(&self, body: Bytes) -> Result<(Masked, Facts), MaskError> {
-        let scan = Scan::run(&body, self, edits::limit(body.len()))?;
+        let mut scan = Scan::new(&body, self, edits::limit(body.len()));
+        scan.run()?;
         if scan.clash {
             return Err(MaskError::NameClash);
         }
@@ -128,7 +129,9 @@ impl Masker {
     /// # Errors
     /// When `body` isn't exactly one JSON value in UTF-8.
     pub fn masked_secret(&self, body: &[u8]) -> Result<bool, MaskError> {
-        Scan::run(body, self, usize::MAX).map(|scan| scan.mask_seen)
+        let mut scan = Scan::new(body, self, usize::MAX);
+        scan.run()?;
+        Ok(scan.mask_seen)
     }
 
     /// Changes whenever the rules or their configuration do, and only then; the same in every

@@ -188,7 +188,7 @@ fn fold(chunk: [u8; 8], length: usize) -> u64 {
     let word = u64::from_le_bytes(chunk) | 0x2020_2020_2020_2020;
     let unused = 64 - 8 * length.min(8);
     // Two shifts, as a name may be empty and a word cannot be shifted by its whole width.
-    (word << (unused / 2) << (unused - unused / 2)) >> (unused / 2) >> (unused - unused / 2)
+    word & (u64::MAX >> (unused / 2) >> (unused - unused / 2))
 }
 
 /// 2^64 divided by the golden ratio: the high bits of the product depend on all bits of the word.

@@ -21,7 +21,7 @@ use super::names::Role;
 use super::scan::{MASKED, MaskedName, Scan};
 use super::unescape::{unescape, units};
 use super::updated_at;
-use super::value::{PREFIXED, QUOTED, is_mask, mask_of};
+use super::value::{PREFIX, PREFIXED, QUOTED, is_mask, mask_of};
 
 impl<'a> Scan<'a> {
     /// What the name at `start..end`, which has no underscore, hyphen or escape, says about its
@@ -38,7 +38,7 @@ impl<'a> Scan<'a> {
     /// masks what is key-shaped in it.
     #[cold]
     pub(super) fn unusual_name(&mut self, start: usize) -> Result<(usize, Role), MaskError> {
-        let name = lex::string(self.body, start, &mut self.seen)?;
+        let name = lex::string(self.body, start)?;
         if self.element == Role::Gone {
             return Ok((name.end, Role::Gone));
         }
@@ -57,7 +57,7 @@ impl<'a> Scan<'a> {
     /// The string whose quote is at `start`; returns the place behind it.
     #[inline]
     pub(super) fn string(&mut self, start: usize, role: Role) -> Result<usize, MaskError> {
-        let text = lex::string(self.body, start + 1, &mut self.seen)?;
+        let text = lex::string(self.body, start + 1)?;
         match role {
             Role::Plain => {
                 self.mask_keys(text)?;
@@ -169,14 +169,28 @@ impl<'a> Scan<'a> {
     /// Masks what is key-shaped in a name or value, and says whether there was any.
     #[inline(never)]
     fn mask_runs(&mut self, text: Text) -> Result<bool, MaskError> {
+        if text.escaped {
+            return self.mask_escaped_runs(text);
+        }
+        let mut found = false;
+        let mut at = text.start;
+        while self.has_prefix(at, text.end) {
+            let start = self.next_prefix;
+            let key = key_shape::plain_key(self.raw(text), start - text.start);
+            at = start + key.unwrap_or(PREFIX.len());
+            if key.is_some() {
+                found = true;
+                self.edits.replace(start, at, PREFIXED)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same where escapes are: only all that is before a prefix tells whether it begins a word.
+    fn mask_escaped_runs(&mut self, text: Text) -> Result<bool, MaskError> {
         let mut found = false;
         let mut at = text.start;
         while text.disguised || self.has_prefix(at, text.end) {
-            // The byte before the prefix tells whether it begins a word; with escapes in the text
-            // only all that is before it can tell.
-            if !text.escaped {
-                at = at.max(self.next_prefix.saturating_sub(1));
-            }
             let Some(key) = key_shape::first_key(units(self.body, at, text.end)) else {
                 break;
             };

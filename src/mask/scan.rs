@@ -49,16 +49,14 @@ pub(super) struct Scan<'a> {
     pub(super) scratch: Vec<u8>,
     /// Which units are in the facts already.
     pub(super) units: UnitIndex,
-    /// All bytes of strings, one upon the other: whether any was above ASCII.
-    pub(super) seen: u64,
     /// Where the prefix of a key stands next, as far as it was looked for.
     pub(super) next_prefix: usize,
 }
 
 impl<'a> Scan<'a> {
-    /// The pass over the whole of `body`, whose output may grow up to `limit` bytes.
-    pub(super) fn run(body: &'a [u8], masker: &'a Masker, limit: usize) -> Result<Self, MaskError> {
-        let mut scan = Self {
+    /// A pass over `body`, whose output may grow up to `limit` bytes.
+    pub(super) fn new(body: &'a [u8], masker: &'a Masker, limit: usize) -> Self {
+        Self {
             body,
             masker,
             edits: Edits::new(body.len(), limit),
@@ -74,22 +72,24 @@ impl<'a> Scan<'a> {
             masked_names: Vec::new(),
             scratch: Vec::new(),
             units: UnitIndex::default(),
-            seen: 0,
             next_prefix: masker.prefix.find(body).unwrap_or(usize::MAX),
-        };
-        if lex::significant(body, 0).is_none() {
+        }
+    }
+
+    /// The whole of the pass.
+    pub(super) fn run(&mut self) -> Result<(), MaskError> {
+        if lex::significant(self.body, 0).is_none() {
             return Err(MaskError::NotJson);
         }
-        let end = scan.document()?;
-        if lex::significant(body, end).is_some() {
+        let end = self.document()?;
+        if lex::significant(self.body, end).is_some() {
             return Err(MaskError::TrailingBytes);
         }
-        // Outside of strings the grammar is ASCII, so this is about strings only; ASCII is skipped
-        // at once.
-        if lex::is_wide(scan.seen) && std::str::from_utf8(body).is_err() {
+        // Outside of strings the grammar is ASCII, so this is about strings only.
+        if simdutf8::basic::from_utf8(self.body).is_err() {
             return Err(MaskError::NotUtf8);
         }
-        Ok(scan)
+        Ok(())
     }
 
     /// What is to be done, and what was seen.
@@ -145,7 +145,7 @@ impl<'a> Scan<'a> {
             return Err(MaskError::NotJson);
         }
         let start = at + 1;
-        let (end, role) = match lex::usual_name(self.body, start, &mut self.seen) {
+        let (end, role) = match lex::usual_name(self.body, start) {
             Some(end) => (end, self.usual_role(start, end)),
             None => self.unusual_name(start)?,
         };

@@ -502,6 +502,37 @@ fn a_string_that_is_not_utf8_is_refused_wherever_it_stands() {
 }
 
 #[test]
+fn what_ends_a_string_is_seen_at_every_place_of_it() {
+    for length in 0..100 {
+        let text = "x".repeat(length);
+        for behind in ["", &"y".repeat(40)] {
+            kept(&format!(r#"["{text}","{text}\n{behind}"]"#));
+            for odd in ["\0", "\n", "\u{1f}", r"\x"] {
+                let body = format!(r#"["{text}{odd}{behind}"]"#);
+                assert_eq!(refuse(&body), MaskError::NotJson, "{body:?}");
+            }
+        }
+        assert_eq!(refuse(format!(r#"["{text}"#)), MaskError::Truncated);
+    }
+}
+
+#[test]
+fn a_name_is_known_at_any_length() {
+    for length in 0..100 {
+        let name = "n".repeat(length);
+        let names = vec![format!("{name}secret")];
+        let masker = Masker::new(&Secrets { names, objects: vec![] }, &[]);
+        for (written, masked) in
+            [("secret", 1), ("SECRET", 1), ("_secret", 1), ("secre", 0), ("secretx", 0)]
+        {
+            let body = Bytes::from(format!(r#"{{"{name}{written}":1}}"#));
+            let (_, facts) = masker.json(body).unwrap();
+            assert_eq!(facts.fields_masked, masked, "{name}{written}");
+        }
+    }
+}
+
+#[test]
 fn errors_and_debug_quote_nothing_of_the_body() {
     let secret = letters();
     let error = refuse(format!(r#"{{"apiKey":"{secret}"#));
@@ -926,6 +957,23 @@ proptest! {
         bytes in vec(odd_byte(), 0..24)
     ) {
         agrees(&bytes)?;
+    }
+
+    #[test]
+    fn a_search_for_the_prefix_finds_what_a_walk_finds(
+        parts in vec(prop_oneof![
+            4 => Just("cal_".to_owned()),
+            2 => Just("live_".to_owned()),
+            2 => Just("test_".to_owned()),
+            3 => Just(letters()),
+            2 => "[a-cX-Z0-9_]{0,17}",
+            2 => "[ .*é-]{0,2}",
+        ], 0..12)
+    ) {
+        let text = parts.concat();
+        let quoted = |text: &[u8]| [b"\"", text, b"\""].concat();
+        let (masked, _) = masker().json(Bytes::from(quoted(text.as_bytes()))).unwrap();
+        prop_assert_eq!(masked.bytes(), &quoted(&key_shape::replace(text.as_bytes())));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) fn mask_of(text: &[u8]) -> &'static [u8] {
 }
 
 /// The longest first, so that the rest behind the first that fits is what has to be asterisks.
-const PREFIXES: [&[u8]; 3] = [b"cal_live_", b"cal_test_", PREFIX];
+pub(super) const PREFIXES: [&[u8]; 3] = [b"cal_live_", b"cal_test_", PREFIX];
 
 /// Fewer asterisks than these may be text.
 const FEWEST_STARS: usize = 3;

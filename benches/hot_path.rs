@@ -10,10 +10,10 @@ use criterion::Criterion;
 use http::{Method, StatusCode, Uri};
 use tokio::runtime::Runtime;
 use unitgate::cache::policy::CacheStatus;
-use unitgate::caller::Callers;
+use unitgate::caller::{Callers, LastCaller};
 use unitgate::clock::Clock;
 use unitgate::config::{AccessLog, Config};
-use unitgate::gateway::Gateway;
+use unitgate::gateway::{Gateway, Session};
 use unitgate::limit::Limits;
 use unitgate::route::Routes;
 use unitgate::server::Server;
@@ -26,10 +26,11 @@ fn main() {
     let runtime = Runtime::new().expect("the machine runs threads");
     let gateway = |access| runtime.block_on(gateway(access, std::io::sink()));
     let (server, quiet) = (gateway(AccessLog::All), gateway(AccessLog::Off));
+    let session = gate::session();
     for (name, server) in [("log on", &server), ("log off", &quiet)] {
-        runtime.block_on(hit(server.gateway()));
+        runtime.block_on(hit(server.gateway(), &session));
         let counted = allocation_counter::measure(|| {
-            runtime.block_on(hit(server.gateway()));
+            runtime.block_on(hit(server.gateway(), &session));
         });
         let mut out = std::io::stdout();
         writeln!(
@@ -48,9 +49,10 @@ fn main() {
 /// A hit from request to reply, everything between two sockets.
 fn whole(criterion: &mut Criterion, runtime: &Runtime, server: &Server, quiet: &Server) {
     let mut group = criterion.benchmark_group("hit");
+    let session = gate::session();
     for (name, server) in [("access log on", server), ("access log off", quiet)] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| runtime.block_on(hit(black_box(server.gateway()))));
+            bencher.iter(|| runtime.block_on(hit(black_box(server.gateway()), &session)));
         });
     }
     group.finish();
@@ -64,7 +66,11 @@ fn pieces(criterion: &mut Criterion) {
     let callers = Callers::from_secret(b"bench");
     let fields = gate::request(TARGET).headers().clone();
     group.bench_function("identify", |bencher| {
-        bencher.iter(|| callers.identify(black_box(&fields)));
+        bencher.iter(|| callers.identify(black_box(&fields), &LastCaller::default()));
+    });
+    let last = LastCaller::default();
+    group.bench_function("identify again", |bencher| {
+        bencher.iter(|| callers.identify(black_box(&fields), &last));
     });
     let routes = Routes::new(&config);
     let uri = Uri::from_static(TARGET);
@@ -74,7 +80,7 @@ fn pieces(criterion: &mut Criterion) {
     let mut unlimited = config.limits;
     raise(&mut unlimited);
     let limits = Limits::new(&unlimited, &[None], clock.clone());
-    let caller = callers.identify(&fields).expect("the request has a token");
+    let caller = callers.identify(&fields, &last).expect("the request has a token");
     group.bench_function("admit", |bencher| {
         bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok());
     });
@@ -85,6 +91,6 @@ fn pieces(criterion: &mut Criterion) {
     group.finish();
 }
 
-async fn hit(gateway: &Gateway) -> StatusCode {
-    gate::answered(gateway, gate::request(TARGET)).await.status()
+async fn hit(gateway: &Gateway, session: &Session) -> StatusCode {
+    gate::answered(gateway, session, gate::request(TARGET)).await.status()
 }

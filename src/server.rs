@@ -23,7 +23,7 @@ use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
-use crate::gateway::{ANSWERED_5XX, Gateway, Ground};
+use crate::gateway::{ANSWERED_5XX, Gateway, Ground, Session};
 use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused, Workers};
 use crate::mask::Masker;
 use crate::route::Routes;
@@ -200,15 +200,20 @@ struct Door {
 
 impl Handler for Door {
     type Body = Full<Bytes>;
+    type Session = Session;
+
+    fn session(&self, peer: SocketAddr) -> Session {
+        Session::of(peer.ip())
+    }
 
     fn call(
         &self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        session: &Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send {
         // Not awaited here: a future around a future is moved once more for each request.
-        self.gateway.handle(request, peer.ip(), ahead)
+        self.gateway.handle(request, session, ahead)
     }
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config, Limits};
-use unitgate::gateway::Gateway;
+use unitgate::gateway::{Gateway, Session};
 use unitgate::listener::{Ahead, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
@@ -49,12 +49,18 @@ pub(crate) fn raise(limits: &mut Limits) {
     }
 }
 
+/// A connection from loopback.
+pub(crate) fn session() -> Session {
+    Session::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
 /// The answer to a request, past the sockets.
 pub(crate) async fn answered(
     gateway: &Gateway,
+    session: &Session,
     request: Request<Full<Bytes>>,
 ) -> Response<Full<Bytes>> {
-    let reply = gateway.handle(request, IpAddr::V4(Ipv4Addr::LOCALHOST), &Ahead::new()).await;
+    let reply = gateway.handle(request, session, &Ahead::new()).await;
     assert!(reply.headers().contains_key("cache-status"), "it was refused");
     reply
 }

@@ -193,11 +193,14 @@ impl Sample {
 
 impl Handler for Sample {
     type Body = Full<Bytes>;
+    type Session = ();
+
+    fn session(&self, _peer: SocketAddr) {}
 
     async fn call(
         &self,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        _session: &(),
         _ahead: &Ahead,
     ) -> Response<Self::Body> {
         self.answer(request).await

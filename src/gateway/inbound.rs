@@ -8,10 +8,13 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONNECTION;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
+    TRANSFER_ENCODING, USER_AGENT, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use parking_lot::Mutex;
@@ -48,6 +51,8 @@ pub(super) struct RequestLine {
     method: Method,
     uri: Uri,
     version: Version,
+    /// Which of the fields that rarely come did.
+    rare: Rare,
     /// Whose connection it came over.
     pub(super) peer: IpAddr,
     /// When its head was complete.
@@ -64,9 +69,10 @@ pub(super) enum RequestId {
 }
 
 impl RequestId {
-    fn of(fields: &HeaderMap, gateway: &Gateway) -> Self {
+    fn of(fields: &HeaderMap, rare: Rare, gateway: &Gateway) -> Self {
+        let said = if rare.has(Rare::ID) { fields::request_id(fields) } else { None };
         // An id that holds a key must be neither logged nor sent on.
-        match fields::request_id(fields).filter(|id| gateway.0.masker.field(id) == **id) {
+        match said.filter(|id| gateway.0.masker.field(id) == **id) {
             Some(id) => Self::Clients(id.clone()),
             None => Self::Ours(new_id(&gateway.0.dice)),
         }
@@ -104,8 +110,9 @@ impl RequestLine {
     ) -> (Self, HeaderMap, B) {
         let (parts, body) = request.into_parts();
         let Parts { method, uri, version, headers, .. } = parts;
-        let id = RequestId::of(&headers, gateway);
-        (Self { method, uri, version, peer: peer.to_canonical(), at, id }, headers, body)
+        let rare = Rare::of(&headers);
+        let id = RequestId::of(&headers, rare, gateway);
+        (Self { method, uri, version, rare, peer, at, id }, headers, body)
     }
 
     /// What the record begins with.
@@ -113,6 +120,42 @@ impl RequestLine {
         let target = self.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let id = self.id.as_bytes();
         Arrival { started: self.at, id, peer: self.peer, method: &self.method, target }
+    }
+}
+
+/// Which fields a request has of those that few have: one pass over its names, where a look for each field
+/// costs as much as the pass.
+#[derive(Clone, Copy)]
+struct Rare(u8);
+
+impl Rare {
+    /// X-Request-Id.
+    const ID: u8 = 1;
+    /// What is about a hop: Connection, Transfer-Encoding, Via.
+    const HOP: u8 = 2;
+    /// If-None-Match and the like, Range.
+    const CONDITION: u8 = 4;
+
+    fn of(fields: &HeaderMap) -> Self {
+        Self(fields.keys().fold(0, |all, name| all | Self::bit(name)))
+    }
+
+    fn bit(name: &HeaderName) -> u8 {
+        if [HOST, AUTHORIZATION, ACCEPT, USER_AGENT].contains(name) {
+            0
+        } else if [CONNECTION, TRANSFER_ENCODING, VIA].contains(name) {
+            Self::HOP
+        } else if [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE].contains(name) {
+            Self::CONDITION
+        } else if *name == fields::X_REQUEST_ID {
+            Self::ID
+        } else {
+            0
+        }
+    }
+
+    fn has(self, what: u8) -> bool {
+        self.0 & what != 0
     }
 }
 
@@ -139,6 +182,11 @@ impl<'a, B> Inbound<'a, B> {
 
     pub(super) fn fields(&self) -> &HeaderMap {
         &self.fields
+    }
+
+    /// Whether it is a conditional request, or one for a range.
+    pub(super) fn has_conditions(&self) -> bool {
+        self.line.rare.has(Rare::CONDITION)
     }
 
     /// An empty map for the reply's fields, in the memory of the request's: hyper keeps it for the next
@@ -183,6 +231,9 @@ impl<'a, B> Inbound<'a, B> {
     /// Refuses a head that can't be acted on without guessing.
     pub(super) fn check(&self, via: &str) -> Result<(), Error> {
         fields::host(self.version(), self.uri(), self.fields())?;
+        if !self.line.rare.has(Rare::HOP) {
+            return Ok(());
+        }
         fields::connection_is_honest(self.fields())?;
         match framing(&self.fields) {
             Ok(()) => {}

@@ -12,7 +12,7 @@
 //! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
-//! [`account`] and [`observe`] (what is told of it); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
+//! [`account`] and [`observe`] (what is told of it); [`session`] (what a connection is remembered by); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -68,11 +68,13 @@ mod plan;
 mod problem;
 mod purge;
 mod reply;
+mod session;
 mod values;
 
 pub use fetch::ANSWERED_5XX;
 pub use inbound::Payload;
 pub use observe::unproven_reasons;
+pub use session::Session;
 
 /// The gateway (RFC 9110 §3.7); clones share it.
 #[derive(Clone)]
@@ -195,15 +197,15 @@ impl Gateway {
     pub async fn handle<B: Payload>(
         &self,
         request: Request<B>,
-        peer: IpAddr,
+        session: &Session,
         ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
         let now = self.0.clock.now();
-        let (line, fields, body) = RequestLine::of(request, peer, now, self);
+        let (line, fields, body) = RequestLine::of(request, session.peer, now, self);
         let exchange = self.0.telemetry.begin(line.arrival());
         let inbound = Inbound::new(&line, fields, body);
         let mut account = Account::new(exchange, ahead);
-        let result = self.respond(&inbound, &mut account).await;
+        let result = self.respond(&inbound, session, &mut account).await;
         account.note(result.as_ref().ok());
         let (response, record) = self.conclude(inbound, result, &account);
         account.exchange.end(record);
@@ -214,6 +216,7 @@ impl Gateway {
     async fn respond<B: Payload>(
         &self,
         inbound: &Inbound<'_, B>,
+        session: &Session,
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
         self.admit_peer(inbound.line().peer)?;
@@ -223,7 +226,7 @@ impl Gateway {
         }
         inbound.check(&self.0.via)?;
         let matched = matched?;
-        let caller = self.identify(inbound, &matched)?;
+        let caller = self.identify(inbound, session, &matched)?;
         if let Some(caller) = &caller {
             account.identified(&caller.id);
             account.quota = self.admit(caller, &matched)?;
@@ -370,14 +373,15 @@ impl Gateway {
     fn identify<B>(
         &self,
         inbound: &Inbound<'_, B>,
+        session: &Session,
         matched: &Match<'_>,
     ) -> Result<Option<Caller>, Error> {
         if !matched.route.wants_token() {
             return Ok(None);
         }
-        let caller = self.0.callers.identify(inbound.fields());
+        let caller = self.0.callers.identify(inbound.fields(), &session.last_caller);
         if caller.is_err() {
-            self.0.limits.charge_peer(inbound.line().peer);
+            self.0.limits.charge_peer(session.peer);
         }
         Ok(Some(caller?))
     }

@@ -212,7 +212,8 @@ enum Shown {
 impl Shown {
     /// What the request's conditions and its Range make of it.
     fn of<B>(inbound: &Inbound<'_, B>, stored: &Stored) -> Self {
-        if stored.status != StatusCode::OK || !inbound.is_safe_read() {
+        let asked = inbound.has_conditions() && inbound.is_safe_read();
+        if !asked || stored.status != StatusCode::OK {
             return Self::Content(RangeAnswer::Whole);
         }
         let fields = inbound.fields();

@@ -124,13 +124,14 @@ async fn exchange<S: Stream, H: Handler>(
     activity: &Arc<Activity>,
 ) -> (Option<Refused>, S) {
     // One count to move per request, on a line of memory that no other connection touches.
-    let asked = Arc::new((port.handler.clone(), Arc::clone(activity)));
+    let session = port.handler.session(peer);
+    let asked = Arc::new((port.handler.clone(), session, Arc::clone(activity)));
     let service = service_fn(move |request: Request<Incoming>| {
         let asked = Arc::clone(&asked);
-        asked.1.asked(!request.body().is_end_stream());
+        asked.2.asked(!request.body().is_end_stream());
         async move {
-            let (handler, activity) = &*asked;
-            let response = handler.call(request, peer, activity.ahead()).await;
+            let (handler, session, activity) = &*asked;
+            let response = handler.call(request, session, activity.ahead()).await;
             activity.answered();
             Ok::<_, Infallible>(response)
         }

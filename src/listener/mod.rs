@@ -58,12 +58,18 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// over, or from the last byte of it that was written.
     type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static;
 
+    /// What it knows of a connection from one request to the next.
+    type Session: Send + Sync + 'static;
+
+    /// A connection of `peer` begins.
+    fn session(&self, peer: SocketAddr) -> Self::Session;
+
     /// Answers one request. How long the request's body may take is its own business; it is dropped
     /// when the client leaves. Interim responses go `ahead`.
     fn call(
         &self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        session: &Self::Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 

@@ -42,11 +42,14 @@ impl Drop for Working {
 
 impl Handler for Desk {
     type Body = Full<Bytes>;
+    type Session = ();
+
+    fn session(&self, _peer: SocketAddr) {}
 
     async fn call(
         &self,
         request: Request<Incoming>,
-        _peer: SocketAddr,
+        _session: &(),
         ahead: &Ahead,
     ) -> Response<Self::Body> {
         let (head, body) = request.into_parts();

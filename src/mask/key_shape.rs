@@ -17,6 +17,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use memchr::memmem;
 
@@ -68,7 +69,7 @@ pub(super) fn plain_key(text: &[u8], start: usize) -> Option<usize> {
 
 /// `text` with each key-shaped run replaced by its mask; borrowed when there is none.
 pub(super) fn replace(text: &[u8]) -> Cow<'_, [u8]> {
-    if memmem::find(text, PREFIX).is_none() {
+    if FINDER.find(text).is_none() {
         return Cow::Borrowed(text);
     }
     replace_in(text, plain)
@@ -134,6 +135,9 @@ fn hex_octet(digits: [u8; 2]) -> Option<u8> {
         .map(|digit| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok()));
     Some(high? << 4 | low?)
 }
+
+/// Made once: making it costs more than the search in a target or a field.
+static FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(PREFIX));
 
 /// What stands directly before the current run, as far as it matters.
 #[derive(Clone, Copy)]

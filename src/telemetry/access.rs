@@ -12,7 +12,7 @@ use crate::clock::Dice;
 use crate::config::{AccessLog, LogFormat};
 use crate::telemetry::exchange::{Facts, Reply};
 use crate::telemetry::labels::{Label, Log};
-use crate::telemetry::line::Line;
+use crate::telemetry::line::{Line, Ready};
 use crate::telemetry::writer::Lines;
 
 /// Writes the lines of exchanges.
@@ -73,38 +73,38 @@ impl Access {
         let arrival = &facts.arrival;
         let ended = arrival.started.wall.saturating_add(facts.took);
         let mut line = Line::begin(out, self.format, ended, "info", Log::Access);
-        line.word("request_id", arrival.id);
-        line.address("peer", arrival.peer);
-        line.text("method", arrival.method.as_str());
+        line.word(REQUEST_ID, arrival.id);
+        line.address(PEER, arrival.peer);
+        line.word(METHOD, arrival.method.as_str());
         if let Some(route) = facts.route.and_then(|route| self.routes.get(route)) {
-            line.word("route", route);
+            line.word(ROUTE, route);
         }
         if let Some(view) = &self.target {
-            line.text("target", &(view.0)(arrival.target));
+            line.text(TARGET, &(view.0)(arrival.target));
         }
-        if let Some(caller) = facts.caller.as_ref().and_then(|hex| std::str::from_utf8(hex).ok()) {
-            line.text("caller", caller);
+        if let Some(caller) = &facts.caller {
+            line.word(CALLER, caller);
         }
         if let Some(reply) = &facts.reply {
-            line.number("status", reply.status.as_u16());
-            line.number("bytes", reply.bytes);
+            line.number(STATUS, reply.status.as_u16());
+            line.number(BYTES, reply.bytes);
         }
-        line.word("outcome", facts.outcome.as_str());
-        line.millis("duration_ms", facts.took);
+        line.word(OUTCOME, facts.outcome.as_str());
+        line.millis(DURATION_MS, facts.took);
         if let Some(age) = facts.reply.and_then(|reply| reply.age) {
-            line.number("age_s", age.as_secs());
+            line.number(AGE_S, age.as_secs());
         }
         if let Some(upstream) = &facts.upstream {
-            line.word("upstream_cause", upstream.cause.as_str());
-            line.number("upstream_tries", upstream.tries);
-            line.millis("upstream_ms", upstream.took);
+            line.word(UPSTREAM_CAUSE, upstream.cause.as_str());
+            line.number(UPSTREAM_TRIES, upstream.tries);
+            line.millis(UPSTREAM_MS, upstream.took);
         }
         if facts.masked > 0 {
-            line.number("masked", facts.masked);
+            line.number(MASKED, facts.masked);
         }
         if let Some((code, side)) = facts.reply.and_then(|reply| reply.error) {
-            line.word("error", code);
-            line.word("side", side.as_str());
+            line.word(ERROR, code);
+            line.word(SIDE, side.as_str());
         }
         line.end();
     }
@@ -119,4 +119,59 @@ impl fmt::Debug for Access {
 thread_local! {
     /// The line being formatted; kept, so that a request allocates nothing for it.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+const REQUEST_ID: Ready = Ready { json: ",\"request_id\":", text: " request_id=" };
+const PEER: Ready = Ready { json: ",\"peer\":", text: " peer=" };
+const METHOD: Ready = Ready { json: ",\"method\":", text: " method=" };
+const ROUTE: Ready = Ready { json: ",\"route\":", text: " route=" };
+const TARGET: Ready = Ready { json: ",\"target\":", text: " target=" };
+const CALLER: Ready = Ready { json: ",\"caller\":", text: " caller=" };
+const STATUS: Ready = Ready { json: ",\"status\":", text: " status=" };
+const BYTES: Ready = Ready { json: ",\"bytes\":", text: " bytes=" };
+const OUTCOME: Ready = Ready { json: ",\"outcome\":", text: " outcome=" };
+const DURATION_MS: Ready = Ready { json: ",\"duration_ms\":", text: " duration_ms=" };
+const AGE_S: Ready = Ready { json: ",\"age_s\":", text: " age_s=" };
+const UPSTREAM_CAUSE: Ready = Ready { json: ",\"upstream_cause\":", text: " upstream_cause=" };
+const UPSTREAM_TRIES: Ready = Ready { json: ",\"upstream_tries\":", text: " upstream_tries=" };
+const UPSTREAM_MS: Ready = Ready { json: ",\"upstream_ms\":", text: " upstream_ms=" };
+const MASKED: Ready = Ready { json: ",\"masked\":", text: " masked=" };
+const ERROR: Ready = Ready { json: ",\"error\":", text: " error=" };
+const SIDE: Ready = Ready { json: ",\"side\":", text: " side=" };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::line::Name;
+
+    #[test]
+    fn a_name_that_is_ready_is_what_would_be_written_for_it() {
+        for ready in [
+            REQUEST_ID,
+            PEER,
+            METHOD,
+            ROUTE,
+            TARGET,
+            CALLER,
+            STATUS,
+            BYTES,
+            OUTCOME,
+            DURATION_MS,
+            AGE_S,
+            UPSTREAM_CAUSE,
+            UPSTREAM_TRIES,
+            UPSTREAM_MS,
+            MASKED,
+            ERROR,
+            SIDE,
+        ] {
+            let name = ready.text.trim_matches([' ', '=']);
+            for format in [LogFormat::Json, LogFormat::Text] {
+                let (mut made, mut written) = (Vec::new(), Vec::new());
+                ready.write(&mut made, format);
+                name.write(&mut written, format);
+                assert_eq!(made, written, "{name}");
+            }
+        }
+    }
 }

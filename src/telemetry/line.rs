@@ -7,6 +7,7 @@
 //!
 //! *Why by hand:* every request writes one; this takes a tenth of what a serializer behind `tracing` does.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,6 +19,44 @@ use crate::telemetry::labels::{Label, Log};
 pub(crate) struct Line<'a> {
     out: &'a mut Vec<u8>,
     format: LogFormat,
+}
+
+/// What a member is called.
+pub(crate) trait Name: Copy {
+    /// The comma or space before a member, its name and what stands before its value.
+    fn write(self, out: &mut Vec<u8>, format: LogFormat);
+}
+
+/// A name that every access line has: ready for both formats, since piece by piece a line's names cost as
+/// much as its values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    pub(crate) json: &'static str,
+    pub(crate) text: &'static str,
+}
+
+impl Name for Ready {
+    #[inline]
+    fn write(self, out: &mut Vec<u8>, format: LogFormat) {
+        let name = match format {
+            LogFormat::Json => self.json,
+            LogFormat::Text => self.text,
+        };
+        out.extend_from_slice(name.as_bytes());
+    }
+}
+
+/// Names are ours, or identifiers of a dependency's source.
+impl Name for &str {
+    fn write(self, out: &mut Vec<u8>, format: LogFormat) {
+        let [before, after] = match format {
+            LogFormat::Json => [",\"", "\":"],
+            LogFormat::Text => [" ", "="],
+        };
+        for part in [before, self, after] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
 }
 
 impl<'a> Line<'a> {
@@ -38,13 +77,13 @@ impl<'a> Line<'a> {
             out.push(b'"');
         }
         let mut line = Self { out, format };
-        line.word("level", level);
-        line.word("log", log.as_str());
+        line.word(LEVEL, level);
+        line.word(LOG, log.as_str());
         line
     }
 
     /// A string.
-    pub(crate) fn text(&mut self, name: &str, value: &str) {
+    pub(crate) fn text(&mut self, name: impl Name, value: &str) {
         self.name(name);
         let (value, cut) = shortened(value);
         match self.format {
@@ -54,13 +93,13 @@ impl<'a> Line<'a> {
     }
 
     /// A whole number.
-    pub(crate) fn number(&mut self, name: &str, value: impl itoa::Integer) {
+    pub(crate) fn number(&mut self, name: impl Name, value: impl itoa::Integer) {
         self.name(name);
         self.integer(value);
     }
 
     /// A duration in milliseconds, to the microsecond.
-    pub(crate) fn millis(&mut self, name: &str, value: Duration) {
+    pub(crate) fn millis(&mut self, name: impl Name, value: Duration) {
         self.name(name);
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.integer(micros / 1_000);
@@ -69,13 +108,13 @@ impl<'a> Line<'a> {
     }
 
     /// A truth value.
-    pub(crate) fn truth(&mut self, name: &str, value: bool) {
+    pub(crate) fn truth(&mut self, name: impl Name, value: bool) {
         self.name(name);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A word that needs no escape: a label of ours, a route's name.
-    pub(crate) fn word(&mut self, name: &str, value: impl AsRef<[u8]>) {
+    pub(crate) fn word(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
         self.name(name);
         self.quote();
         self.out.extend_from_slice(value.as_ref());
@@ -83,7 +122,7 @@ impl<'a> Line<'a> {
     }
 
     /// An address; an IPv4 one that came in through an IPv6 socket is shown as IPv4.
-    pub(crate) fn address(&mut self, name: &str, value: IpAddr) {
+    pub(crate) fn address(&mut self, name: impl Name, value: IpAddr) {
         let v4 = match value.to_canonical() {
             IpAddr::V4(v4) => v4,
             IpAddr::V6(v6) => return self.text(name, &v6.to_string()),
@@ -107,20 +146,8 @@ impl<'a> Line<'a> {
         });
     }
 
-    /// Names are ours, or identifiers of a dependency's source.
-    fn name(&mut self, name: &str) {
-        match self.format {
-            LogFormat::Json => {
-                self.out.extend_from_slice(b",\"");
-                self.out.extend_from_slice(name.as_bytes());
-                self.out.extend_from_slice(b"\":");
-            }
-            LogFormat::Text => {
-                self.out.push(b' ');
-                self.out.extend_from_slice(name.as_bytes());
-                self.out.push(b'=');
-            }
-        }
+    fn name(&mut self, name: impl Name) {
+        name.write(self.out, self.format);
     }
 
     fn quote(&mut self) {
@@ -134,9 +161,20 @@ impl<'a> Line<'a> {
     }
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// RFC 3339 in UTC, to the millisecond. The second's part is kept by each thread until the next.
 fn timestamp(out: &mut Vec<u8>, wall: Duration) {
-    let seconds = wall.as_secs();
+    let (seconds, [_, f1, f2, f3]) = (wall.as_secs(), digits(u64::from(wall.subsec_millis())));
+    let (kept, mut text) = SECOND.get();
+    if kept != Some(seconds) {
+        text = second(seconds);
+        SECOND.set((Some(seconds), text));
+    }
+    out.extend_from_slice(&text);
+    out.extend_from_slice(&[b'.', f1, f2, f3, b'Z']);
+}
+
+/// RFC 3339 in UTC, to the second.
+fn second(seconds: u64) -> [u8; 19] {
     let (year, month, day) = date(seconds / 86_400);
     let [hour, minute, second] = [seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60];
     let [y1, y2, y3, y4] = digits(year);
@@ -145,11 +183,7 @@ fn timestamp(out: &mut Vec<u8>, wall: Duration) {
     let [_, _, h1, h2] = digits(hour);
     let [_, _, n1, n2] = digits(minute);
     let [_, _, s1, s2] = digits(second);
-    let [_, f1, f2, f3] = digits(u64::from(wall.subsec_millis()));
-    out.extend_from_slice(&[
-        y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.',
-        f1, f2, f3, b'Z',
-    ]);
+    [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2]
 }
 
 /// Year, month and day of the proleptic Gregorian calendar, `days` after 1970-01-01.
@@ -239,6 +273,14 @@ fn all_are(value: &str, so: impl Fn(u8) -> bool) -> bool {
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
+
+thread_local! {
+    /// The second of the last line, and how it is written.
+    static SECOND: Cell<(Option<u64>, [u8; 19])> = const { Cell::new((None, [0; 19])) };
+}
+
+const LEVEL: Ready = Ready { json: ",\"level\":", text: " level=" };
+const LOG: Ready = Ready { json: ",\"log\":", text: " log=" };
 
 /// Longest value in bytes.
 const LONGEST: usize = 4_096;

@@ -21,6 +21,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{Config, Lane, Rate};
+use unitgate::gateway::Session;
 use unitgate::listener::{Ahead, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
@@ -525,10 +526,11 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
     };
     let server = Server::start(&config, setting).unwrap();
     let target = format!("/{}", "a".repeat(4_000));
+    let session = Session::of([127, 0, 0, 1].into());
     for _ in 0..3_000 {
         let request =
             Request::get(&target).header("host", "g").body(Full::<Bytes>::default()).unwrap();
-        let response = server.gateway().handle(request, [127, 0, 0, 1].into(), &Ahead::new()).await;
+        let response = server.gateway().handle(request, &session, &Ahead::new()).await;
         assert_eq!(response.status(), 404);
         response.into_body().collect().await.unwrap();
     }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use http::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use unitgate::caller::Callers;
+use unitgate::caller::{Callers, LastCaller};
 use unitgate::config::{CachePolicy, CallerMode, Config, ForwardMode, Route, SecretsMode};
 
 use crate::support::{
@@ -113,7 +113,7 @@ pub(crate) fn ask(what: &str) -> Ask {
 pub(crate) fn digest(name: &str) -> String {
     let mut fields = HeaderMap::new();
     fields.insert(AUTHORIZATION, format!("Bearer {}", token(name)).parse().unwrap());
-    Callers::from_secret(KEY.as_bytes()).identify(&fields).unwrap().id.hex()
+    Callers::from_secret(KEY.as_bytes()).identify(&fields, &LastCaller::default()).unwrap().id.hex()
 }
 
 /// The first digits of that.

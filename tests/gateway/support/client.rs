@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use unitgate::gateway::Gateway;
+use unitgate::gateway::{Gateway, Session};
 use unitgate::listener::Ahead;
 
 /// Someone who asks the gateway.
@@ -69,9 +69,9 @@ impl Client {
     pub(crate) async fn enter(&self, ask: Ask) -> Pending {
         let request = self.request(ask);
         let gateway = self.gateway.clone();
-        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let session = Session::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut handling =
-            Box::pin(async move { gateway.handle(request, peer, &Ahead::new()).await });
+            Box::pin(async move { gateway.handle(request, &session, &Ahead::new()).await });
         let begun =
             std::future::poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await;
         let mut task = JoinSet::new();

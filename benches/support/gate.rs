@@ -1,7 +1,7 @@
 //! A gateway as shipped, its rates above the load, and a hit on it without sockets.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,29 +16,46 @@ use unitgate::telemetry::Lines;
 
 use crate::support;
 
+/// What a gateway of a bench is opened with, beside what is shipped.
+pub(crate) struct Scene {
+    pub(crate) upstream: SocketAddr,
+    pub(crate) access: AccessLog,
+    /// Bytes of the cache.
+    pub(crate) cache: u64,
+}
+
+impl Scene {
+    /// Opens it here, its lines written to `out`.
+    pub(crate) fn open(&self, out: impl Write + Send + 'static) -> Server {
+        let mut config = Config::default();
+        config.listen.address = vec![([127, 0, 0, 1], 0).into()];
+        config.admin.address = None;
+        config.log.access = self.access;
+        config.cache.max_bytes = self.cache;
+        config.cache.policy.ttl = Duration::from_hours(1);
+        for route in &mut config.routes {
+            if let Some(policy) = &mut route.cache {
+                policy.ttl = Duration::from_hours(1);
+            }
+        }
+        for upstream in config.upstreams.values_mut() {
+            let url = format!("http://{}", self.upstream);
+            upstream.url = url.parse().expect("an address is an authority");
+        }
+        raise(&mut config.limits);
+        let lines = Lines::to(out).expect("the machine runs threads");
+        let (clock, dice) = (Clock::real(), Dice::seeded(1));
+        let setting = Setting { lines, clock, dice, workers: Workers::here() };
+        Server::start(&config, setting).expect("loopback has free ports")
+    }
+}
+
 /// In front of a sample upstream, its lines written to `out`.
 pub(crate) async fn gateway(access: AccessLog, out: impl Write + Send + 'static) -> Server {
-    let (listener, address) = support::loopback().await;
+    let (listener, upstream) = support::loopback().await;
     #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
     tokio::spawn(support::serve_bare(listener, support::answer(), Duration::ZERO));
-    let mut config = Config::default();
-    config.listen.address = vec![([127, 0, 0, 1], 0).into()];
-    config.admin.address = None;
-    config.log.access = access;
-    config.cache.policy.ttl = Duration::from_hours(1);
-    for route in &mut config.routes {
-        if let Some(policy) = &mut route.cache {
-            policy.ttl = Duration::from_hours(1);
-        }
-    }
-    for upstream in config.upstreams.values_mut() {
-        upstream.url = format!("http://{address}").parse().expect("an address is an authority");
-    }
-    raise(&mut config.limits);
-    let lines = Lines::to(out).expect("the machine runs threads");
-    let setting =
-        Setting { lines, clock: Clock::real(), dice: Dice::seeded(1), workers: Workers::here() };
-    Server::start(&config, setting).expect("loopback has free ports")
+    Scene { upstream, access, cache: 64 << 20 }.open(out)
 }
 
 /// Rates above any load.

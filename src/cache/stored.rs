@@ -195,6 +195,9 @@ pub struct Fields(Arc<[(HeaderName, HeaderValue)]>);
 impl Fields {
     /// Copies `fields` out of whatever buffer they were parsed from.
     pub fn copied(fields: &HeaderMap) -> Self {
+        if fields.is_empty() {
+            return Self::default();
+        }
         Self(fields.iter().map(|(name, value)| (name.clone(), detached(value))).collect())
     }
 
@@ -236,10 +239,23 @@ impl Fields {
     }
 }
 
-/// The same value in memory of its own: a parsed one shares its connection's whole read buffer.
+/// The same value in memory of its own: a parsed one shares its connection's whole read buffer. A value that
+/// nearly every answer has takes none.
 pub fn detached(value: &HeaderValue) -> HeaderValue {
+    if let Some(usual) = USUAL.iter().find(|usual| value == **usual) {
+        return HeaderValue::from_static(usual);
+    }
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_impossible| value.clone())
 }
+
+/// Values of `Content-Type`, `Vary` and `Cache-Control` that are the program's own memory.
+const USUAL: [&str; 5] = [
+    "application/json; charset=utf-8",
+    "application/json",
+    "authorization",
+    "no-store",
+    "private, no-store",
+];
 
 /// A unit id of usual length with its place in the list.
 const UNIT_FACT_BYTES: usize = 64;

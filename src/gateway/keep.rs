@@ -28,7 +28,7 @@ pub(super) struct Judged {
 
 impl Composed {
     /// The answer with its owner and its life, and whether it may be kept.
-    pub(super) fn judged(self, job: &Job, stamp: Stamp) -> Judged {
+    pub(super) fn judged(mut self, job: &Job, stamp: Stamp) -> Judged {
         let plan = job.gateway.plan_at(job.route);
         let dice = &job.gateway.0.dice;
         let rules = plan.rules_with(|ttl| dice.shorten(ttl, plan.jitter));
@@ -37,6 +37,9 @@ impl Composed {
             .and_then(|life| within_token(life, job.token_expires, &self.received))
             // RFC 9111 §3.3.
             .and_then(|life| if self.whole { Ok(life) } else { Err(NotStored::Partial) });
+        if judged.is_ok() {
+            self.body = job.gateway.0.bodies.shared(&self.body);
+        }
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
         let owner = *job.key.owner();
@@ -78,7 +81,7 @@ impl Composed {
             etag: self.shown.get(ETAG).cloned(),
             fields: Fields::copied(&self.shown),
             hidden: Fields::copied(&hidden),
-            body: if kept { self.body.detached() } else { self.body },
+            body: self.body,
             validators: own_validators(&self.validators),
             variant,
             facts: self.facts,

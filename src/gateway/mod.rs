@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::limit::{Limiter, Limits, Quota};
 use crate::listener::Ahead;
-use crate::mask::Masker;
+use crate::mask::{Bodies, Masker};
 use crate::route::{Match, Routes};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Cause, Telemetry};
@@ -94,6 +94,7 @@ struct Shared {
     limits: Limits,
     masker: Masker,
     cache: Cache,
+    bodies: Bodies,
     flights: Flights<Landing, Arc<Interim>>,
     upstreams: Upstreams,
     telemetry: Arc<Telemetry>,
@@ -145,6 +146,7 @@ impl Gateway {
             limits: Limits::new(&config.limits, &rates, clock.clone()),
             masker,
             cache: Cache::new(config.cache.max_bytes),
+            bodies: Bodies::default(),
             flights: Flights::new(shutdown.clone()),
             via: via.unwrap_or_else(|| format!("unitgate-{:08x}", dice.roll() >> 32)),
             warned: Mutex::default(),

@@ -21,6 +21,7 @@
 //! (`names.rs`) and value (`value.rs`, `key_shape.rs`), `unescape.rs` shows both as their reader
 //! sees them, and `edits.rs` makes the changes.
 
+mod bodies;
 mod edits;
 mod facts;
 mod key_shape;
@@ -46,6 +47,7 @@ use crate::config::Secrets;
 pub use self::facts::{Facts, UnitFact};
 pub use self::self_test::SelfTestError;
 
+pub use self::bodies::Bodies;
 use self::names::Names;
 use self::scan::Scan;
 
@@ -163,13 +165,6 @@ impl Masked {
     /// The bytes, on their way out.
     pub fn into_bytes(self) -> Bytes {
         self.0
-    }
-
-    /// The same bytes in memory of their own: what is kept must not hold a connection's read
-    /// buffer.
-    #[must_use]
-    pub fn detached(&self) -> Self {
-        Self(Bytes::copy_from_slice(&self.0))
     }
 
     /// How many bytes.

@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, START, Seen, UNIT, Upstream, key,
-    list, secs, token,
+    Answer, Ask, Client, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, START, Seen, UNIT, Upstream,
+    key, list, secs, token,
 };
 
 /// An answer that shows whose token fetched it.
@@ -53,6 +53,25 @@ async fn two_tokens_never_share_an_answer_even_a_public_one() {
         .map(|seen| seen.field("authorization").unwrap().to_owned())
         .collect();
     assert_eq!(spent, [format!("Bearer {}", token("alice")), format!("Bearer {}", token("bob"))]);
+}
+
+#[tokio::test]
+async fn equal_bytes_of_two_tokens_are_kept_once_and_all_else_apart() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| {});
+    let (alice, bob) = (gate.client("alice"), gate.client("bob"));
+    alice.get(UNIT).await;
+    bob.get(UNIT).await;
+    assert_eq!(upstream.count(), 2);
+    let (hers, his) = (kept(&alice).await, kept(&bob).await);
+    assert_eq!(hers.body.as_ptr(), his.body.as_ptr());
+}
+
+/// A hit, past the sockets.
+async fn kept(client: &Client) -> Reply {
+    let reply = client.enter(Ask::get(UNIT)).await.reply().await;
+    assert!(reply.is_hit());
+    reply
 }
 
 #[tokio::test]

@@ -1,0 +1,130 @@
+//! [`Bodies`]: equal masked bodies are kept once.
+//!
+//! A hundred callers of the same unit hold a hundred entries with keys, owners and fields of their own, and
+//! mostly with the same masked bytes.
+//!
+//! *Invariants*
+//! 1. What is shared is bytes that are equal, compared in full, and nothing else.
+//! 2. A body that nobody holds leaves no trace: what lives is what bounds the table.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use foldhash::quality::RandomState;
+use parking_lot::Mutex;
+
+use super::Masked;
+
+/// The bodies that are held by somebody.
+#[derive(Clone, Debug, Default)]
+pub struct Bodies(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    hasher: RandomState,
+    held: Mutex<HashMap<u64, Weak<Body>, RandomState>>,
+}
+
+/// Bytes in memory of their own.
+#[derive(Debug)]
+struct Body {
+    bytes: Box<[u8]>,
+    hash: u64,
+    table: Weak<Table>,
+}
+
+/// A holder of a body, as [`Bytes`] wants one.
+struct Holder(Arc<Body>);
+
+impl AsRef<[u8]> for Holder {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Bodies {
+    /// The same bytes in memory that other holders of equal bytes share, and no connection's read buffer.
+    pub fn shared(&self, body: &Masked) -> Masked {
+        let bytes = body.bytes();
+        if bytes.is_empty() {
+            return Masked(Bytes::new());
+        }
+        let hash = self.0.hasher.hash_one(&bytes[..]);
+        let mut held = self.0.held.lock();
+        let known = held.get(&hash).and_then(Weak::upgrade);
+        let body = match &known {
+            Some(known) if *known.bytes == bytes[..] => Arc::clone(known),
+            _ => {
+                let table = Arc::downgrade(&self.0);
+                let body = Arc::new(Body { bytes: bytes[..].into(), hash, table });
+                held.insert(hash, Arc::downgrade(&body));
+                body
+            }
+        };
+        // Before `known` goes, which may have been the last of its kind and would take the lock itself.
+        drop(held);
+        drop(known);
+        Masked(Bytes::from_owner(Holder(body)))
+    }
+
+    /// How many different bodies are held.
+    pub fn len(&self) -> usize {
+        self.0.held.lock().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Some(table) = self.table.upgrade() else { return };
+        let mut held = table.held.lock();
+        // Another body may stand there meanwhile: one that came as this one went, or one of the same hash.
+        if held.get(&self.hash).is_some_and(|body| body.strong_count() == 0) {
+            held.remove(&self.hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(text: &'static str) -> Masked {
+        Masked(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn equal_bodies_are_one_allocation_and_others_are_not() {
+        let bodies = Bodies::default();
+        let [one, same, other] = ["[1]", "[1]", "[2]"].map(|text| bodies.shared(&masked(text)));
+        assert_eq!(one.bytes().as_ptr(), same.bytes().as_ptr());
+        assert_eq!((&one.bytes()[..], &other.bytes()[..]), (&b"[1]"[..], &b"[2]"[..]));
+        assert_eq!(bodies.len(), 2);
+    }
+
+    #[test]
+    fn a_body_that_nobody_holds_leaves_no_trace() {
+        let bodies = Bodies::default();
+        let (one, same) = (bodies.shared(&masked("[1]")), bodies.shared(&masked("[1]")));
+        drop(one);
+        assert_eq!(bodies.len(), 1);
+        let read = same.bytes().slice(1..2);
+        drop(same);
+        // A reader holds it, too.
+        assert_eq!((bodies.len(), &read[..]), (1, &b"1"[..]));
+        drop(read);
+        assert!(bodies.is_empty());
+    }
+
+    #[test]
+    fn an_empty_body_takes_nothing() {
+        let bodies = Bodies::default();
+        assert!(bodies.shared(&masked("")).is_empty() && bodies.is_empty());
+    }
+}

@@ -27,6 +27,7 @@ use policy::{Forward, Freshness, NotStored};
 use slot::Slot;
 use stored::{CacheKey, KeyRef, Owner, Stored};
 
+pub mod fields;
 pub mod flight;
 pub mod generation;
 pub mod policy;
@@ -377,4 +378,4 @@ fn weight(key: &CacheKey, slot: &Slot) -> u32 {
 
 /// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
 /// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.
-const ENTRY_OVERHEAD: usize = 320;
+const ENTRY_OVERHEAD: usize = 740;

@@ -8,17 +8,17 @@
 //! 4. Nothing stored points into a connection's read buffer: fields and body are copies of their own size.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::DATE;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::{DATE, ETAG};
+use http::{HeaderValue, StatusCode};
 
+use super::fields::Fields;
 use super::generation::Stamp;
 use super::policy::{Freshness, Life, Validators, Variant, parse_date};
 use crate::caller::CallerId;
 use crate::clock::Now;
-use crate::mask::{Facts, Masked};
+use crate::mask::Masked;
 
 /// What an answer is filed under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,15 +110,13 @@ pub struct Stored {
     pub hidden: Fields,
     /// Its body.
     pub body: Masked,
-    /// The validator that clients see: our own over the masked bytes, or the upstream's on an open
-    /// route that passes bodies verbatim.
-    pub etag: Option<HeaderValue>,
-    /// The upstream's validators: used to revalidate, never sent to a client of a token route.
-    pub validators: Validators,
+    /// The upstream's validators, if it sent any: used to revalidate, never sent to a client of a token
+    /// route.
+    pub validators: Option<Box<Validators>>,
     /// The request fields it depends on (RFC 9111 §4.1).
     pub variant: Variant,
-    /// What the masker saw.
-    pub facts: Facts,
+    /// How many values the masker changed.
+    pub fields_masked: u32,
     /// How long it lives.
     pub life: Life,
     /// When its head arrived.
@@ -134,6 +132,18 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The validator that clients see: our own over the masked bytes, or the upstream's on an open
+    /// route that passes bodies verbatim.
+    pub fn etag(&self) -> Option<HeaderValue> {
+        self.fields.get(&ETAG)
+    }
+
+    /// The upstream's validators, none where it sent none.
+    pub fn validators(&self) -> &Validators {
+        static NONE: Validators = Validators { etag: None, last_modified: None };
+        self.validators.as_deref().unwrap_or(&NONE)
+    }
+
     /// RFC 9111 §4.2.3 `current_age`.
     pub fn age(&self, now: &Now) -> Duration {
         self.life.initial_age.saturating_add(now.since(&self.received))
@@ -141,7 +151,7 @@ impl Stored {
 
     /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
     pub fn made_at(&self) -> Duration {
-        let mut dates = self.fields.iter().filter(|(name, _)| *name == DATE);
+        let mut dates = self.fields.iter().filter(|(name, _)| **name == DATE);
         let date = dates.next().filter(|_| dates.next().is_none());
         let received = self.received.wall;
         date.and_then(|(_, date)| parse_date(date.as_bytes(), received))
@@ -172,7 +182,7 @@ impl Stored {
 
     /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
     pub fn can_be_revalidated(&self, now: &Now) -> bool {
-        self.validators.any() && self.age(now) <= self.life.last_use()
+        self.validators.is_some() && self.age(now) <= self.life.last_use()
     }
 
     /// Memory it takes, in bytes: body, fields and bookkeeping.
@@ -182,83 +192,13 @@ impl Stored {
             + self.fields.bytes()
             + self.hidden.bytes()
             + self.variant.size()
+            + self.validators.as_ref().map_or(0, |_| size_of::<Validators>() + VALIDATOR_BYTES)
             + self.stamp.bytes()
-            + self.facts.units.len() * UNIT_FACT_BYTES
     }
 }
 
-/// The fields of a stored response, in order, repeated ones kept (RFC 9110 §5.3); a third of the size of
-/// a `HeaderMap`.
-#[derive(Clone, Debug, Default)]
-pub struct Fields(Arc<[(HeaderName, HeaderValue)]>);
-
-impl Fields {
-    /// Copies `fields` out of whatever buffer they were parsed from.
-    pub fn copied(fields: &HeaderMap) -> Self {
-        if fields.is_empty() {
-            return Self::default();
-        }
-        Self(fields.iter().map(|(name, value)| (name.clone(), detached(value))).collect())
-    }
-
-    /// How many lines.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// All fields in order.
-    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.0.iter()
-    }
-
-    /// The same with `value` as the only line of `name`.
-    #[must_use]
-    pub fn with(&self, name: &HeaderName, value: HeaderValue) -> Self {
-        let others = self.iter().filter(|(other, _)| other != name).cloned();
-        Self(others.chain([(name.clone(), value)]).collect())
-    }
-
-    /// As a map, for rules that need one.
-    pub fn to_map(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.0.len());
-        for (name, value) in self.iter() {
-            map.append(name.clone(), value.clone());
-        }
-        map
-    }
-
-    /// Memory it takes, in bytes.
-    pub fn bytes(&self) -> usize {
-        let values: usize = self.iter().map(|(_, value)| value.len()).sum();
-        values + self.0.len() * size_of::<(HeaderName, HeaderValue)>()
-    }
-}
-
-/// The same value in memory of its own: a parsed one shares its connection's whole read buffer. A value that
-/// nearly every answer has takes none.
-pub fn detached(value: &HeaderValue) -> HeaderValue {
-    if let Some(usual) = USUAL.iter().find(|usual| value == **usual) {
-        return HeaderValue::from_static(usual);
-    }
-    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_impossible| value.clone())
-}
-
-/// Values of `Content-Type`, `Vary` and `Cache-Control` that are the program's own memory.
-const USUAL: [&str; 5] = [
-    "application/json; charset=utf-8",
-    "application/json",
-    "authorization",
-    "no-store",
-    "private, no-store",
-];
-
-/// A unit id of usual length with its place in the list.
-const UNIT_FACT_BYTES: usize = 64;
+/// Two validators of usual length.
+const VALIDATOR_BYTES: usize = 96;
 
 #[cfg(test)]
 mod tests {

@@ -135,29 +135,28 @@ impl Gateway {
             }
         }
         for (name, value) in prior.hidden.iter() {
-            known.append(name.clone(), value.clone());
+            known.append(name, value);
         }
         let ruling = policy::merge_304(&known, &answer.fields);
         let mut shown = self.shown(route, prior.status, &ruling);
-        if let Some(etag) = prior.etag.as_ref().filter(|_| route.masks()) {
-            shown.insert(ETAG, etag.clone());
+        if let Some(etag) = prior.etag().filter(|_| route.masks()) {
+            shown.insert(ETAG, etag);
         }
         if !shown.contains_key(DATE) {
             shown.insert(DATE, date(answer.trip.head_at.wall));
         }
         let update = Validators::of(&answer.fields);
+        let before = prior.validators();
         Composed {
             status: prior.status,
-            facts: prior.facts.clone(),
+            facts: Facts { fields_masked: prior.fields_masked, ..Facts::default() },
             shown,
             ruling,
             body: prior.body.clone(),
             whole: true,
             validators: Validators {
-                etag: update.etag.or_else(|| prior.validators.etag.clone()),
-                last_modified: update
-                    .last_modified
-                    .or_else(|| prior.validators.last_modified.clone()),
+                etag: update.etag.or_else(|| before.etag.clone()),
+                last_modified: update.last_modified.or_else(|| before.last_modified.clone()),
             },
             times: times(answer),
             received: answer.trip.head_at,

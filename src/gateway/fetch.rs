@@ -275,7 +275,7 @@ impl Job {
         let answer = self.ask(method.clone(), self.prior.as_deref(), self.cause).await?;
         match &self.prior {
             Some(prior) if answer.status == StatusCode::NOT_MODIFIED => {
-                if policy::matches_304(&prior.validators, &answer.fields) {
+                if policy::matches_304(prior.validators(), &answer.fields) {
                     return Ok(Validated::Holds(Arc::clone(prior), answer));
                 }
                 // Not about what we have (RFC 9111 §4.3.4): asked again without conditions.
@@ -294,7 +294,7 @@ impl Job {
         let mut fields = self.sent.clone();
         if let Some(prior) = prior {
             // RFC 9111 §4.3.1.
-            prior.validators.condition(&mut fields);
+            prior.validators().condition(&mut fields);
         }
         let ask = Ask {
             method,

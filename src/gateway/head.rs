@@ -94,7 +94,7 @@ impl Job {
         let (mut known, mut said) = (prior.fields.to_map(), answer.fields.clone());
         if self.gateway.route_at(self.route).masks() {
             // Ours stand there, over the masked bytes.
-            prior.validators.replace(&mut known);
+            prior.validators().replace(&mut known);
             said.remove(CONTENT_LENGTH);
         }
         let length = u64::try_from(prior.body.len()).unwrap_or(u64::MAX);

@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, ETAG, EXPIRES, VARY};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, EXPIRES, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
+use crate::cache::fields::{Fields, detached};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
-use crate::cache::stored::{Fields, Owner, Stored, detached};
+use crate::cache::stored::{Owner, Stored};
 use crate::clock::Now;
 
 /// An answer that was judged.
@@ -78,13 +79,12 @@ impl Composed {
         Stored {
             owner,
             status: self.status,
-            etag: self.shown.get(ETAG).cloned(),
             fields: Fields::copied(&self.shown),
             hidden: Fields::copied(&hidden),
             body: self.body,
             validators: own_validators(&self.validators),
             variant,
-            facts: self.facts,
+            fields_masked: self.facts.fields_masked,
             authorised_until: self.received.plus(left.saturating_add(life.stale_while_revalidate)),
             life,
             received: self.received,
@@ -106,11 +106,13 @@ fn within_token(life: Life, end: Option<Duration>, received: &Now) -> Result<Lif
 }
 
 /// The same validators in memory of their own.
-fn own_validators(validators: &Validators) -> Validators {
-    Validators {
-        etag: validators.etag.as_ref().map(detached),
-        last_modified: validators.last_modified.as_ref().map(detached),
-    }
+fn own_validators(validators: &Validators) -> Option<Box<Validators>> {
+    validators.any().then(|| {
+        Box::new(Validators {
+            etag: validators.etag.as_ref().map(detached),
+            last_modified: validators.last_modified.as_ref().map(detached),
+        })
+    })
 }
 
 /// An answer that could not be kept after all: a client's own cache must not keep it either.

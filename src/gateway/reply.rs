@@ -222,7 +222,7 @@ impl Shown {
         let dated = open && fields.contains_key(IF_MODIFIED_SINCE);
         let modified =
             dated.then(|| policy::modified_at(&stored.fields.to_map(), stored.received.wall));
-        if policy::not_modified(fields, stored.etag.as_ref(), modified) {
+        if policy::not_modified(fields, stored.etag().as_ref(), modified) {
             return Self::Unchanged;
         }
         let ranged = open && *inbound.method() == Method::GET && fields.contains_key(RANGE);
@@ -236,7 +236,7 @@ impl Shown {
         let body = stored.body.bytes();
         let (status, body) = match self {
             Self::Unchanged => {
-                let tagged = stored.etag.is_some();
+                let tagged = stored.etag().is_some();
                 append(&mut fields, stored, |name| policy::stays_in_304(name, tagged));
                 (StatusCode::NOT_MODIFIED, Bytes::new())
             }
@@ -269,7 +269,7 @@ impl Shown {
 fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) -> bool) {
     fields.reserve(stored.fields.len() + OUR_FIELDS);
     for (name, value) in stored.fields.iter().filter(|(name, _)| keep(name)) {
-        fields.append(name.clone(), value.clone());
+        fields.append(name, value);
     }
 }
 

@@ -147,7 +147,6 @@ def nginx(place, port, upstream, threads):
         REUSEPORT="reuseport" if threads > 1 else "",
         OPEN_FILES=files,
         CACHED_FILES=min(16384, files // 2),
-        SENDFILE=os.environ.get("SENDFILE", "on"),
         PORT=port,
         UPSTREAM=upstream,
     )

@@ -54,15 +54,23 @@ class Client:
 
     def ask(self, token, unit):
         """The body of the answer, which must be a 200."""
-        self.stream.sendall(request(token, unit))
+        try:
+            head, body = self.exchange(request(token, unit))
+        except OSError as error:
+            raise Failure(f"{self.name} gave no answer: {error}") from error
+        expect_200(self.name, head)
+        return body
+
+    def exchange(self, asked):
+        """Head and body of the answer to these bytes."""
+        self.stream.sendall(asked)
         received = b""
         while not (answer := answer_in(received)):
             more = self.stream.recv(65536)
             if not more:
                 raise Failure(f"{self.name} closed the connection within an answer: {received!r}")
             received += more
-        expect_200(self.name, answer[0])
-        return answer[1]
+        return answer
 
     def __enter__(self):
         return self

@@ -80,15 +80,18 @@ def starts(rows):
 
 def pairs(rows):
     """of `two`"""
-    measured = all(row["measured"] for row in rows.values())
-    yield "", "CPU µs/request, 1 core", "2 cores", "2 cores busy", "rate × " + ("measured" if measured else "computed")
+    yield "", "CPU µs/request, 1 core", "2 cores", "busy of 200%", "requests/s, 1 core", "2 cores", "rate ×", ""
     for name, row in rows.items():
+        rates = [row.get("rate_one"), row.get("rate_two")]
+        measured = all(rates)
         yield (
             name,
             f"{row['cpu_us_one']:.2f}",
             f"{row['cpu_us_two']:.2f}",
             f"{row['busy_two']:.0%}",
-            f"{row['factor']:.2f}",
+            *(f"{rate:,.0f}" if measured else "" for rate in rates),
+            f"{rates[1] / rates[0]:.2f}" if measured else "",
+            "(not saturated)" if measured and row["busy_two"] < 2 * SATURATED else "",
         )
 
 
@@ -111,11 +114,14 @@ def report(runs, peers, options):
 
 def aligned(lines):
     """A Markdown table, first column to the left, the others to the right."""
-    used = [any(column) for column in zip(*lines)]
+    used = [any(column[1:]) for column in zip(*lines)]
     lines = [[cell for cell, use in zip(line, used) if use] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]) + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    return "\n".join(bordered(line, widths) for line in [lines[0], rule, *lines[1:]])
+
+
+def bordered(line, widths):
+    """A row of it."""
+    first, *others = (cell.rjust(width) for cell, width in zip(line, widths))
+    return " | ".join(["| " + first.strip().ljust(widths[0]), *others]) + " |"

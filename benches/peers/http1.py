@@ -117,7 +117,7 @@ class CountingUpstream:
         self.answer = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        self.heads = []
+        self.heads, self.transports = [], []
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
@@ -129,13 +129,21 @@ class CountingUpstream:
     def __enter__(self):
         self.thread.start()
         serving = self.loop.create_server(lambda: Exchange(self), "127.0.0.1", 0, backlog=4096)
-        server = asyncio.run_coroutine_threadsafe(serving, self.loop).result(5)
-        self.port = server.sockets[0].getsockname()[1]
+        self.server = asyncio.run_coroutine_threadsafe(serving, self.loop).result(5)
+        self.port = self.server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self.leave)
         self.thread.join()
+        self.loop.close()
+
+    def leave(self):
+        """Drops what is open; the loop ends when that is done."""
+        self.server.close()
+        for transport in self.transports:
+            transport.abort()
+        self.loop.call_soon(self.loop.stop)
 
 
 class Exchange(asyncio.Protocol):
@@ -146,6 +154,7 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
+        self.upstream.transports.append(transport)
 
     def data_received(self, data):
         self.received += data

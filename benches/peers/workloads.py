@@ -129,7 +129,7 @@ def many(bench, contestant):
 
 
 def misses(bench, contestant):
-    """Each request another key: a miss, and a new entry; in the end old ones go."""
+    """Each request another key: a miss, and a new entry."""
     return loaded(bench, contestant, "misses")
 
 

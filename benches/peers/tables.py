@@ -1,0 +1,127 @@
+"""Tables of medians, one for each workload."""
+
+import statistics
+
+from workloads import LATENCIES, SATURATED, WORKLOADS
+
+
+def medians(runs):
+    """{workload: {contestant: {figure: median over the rounds}}}"""
+    gathered = {}
+    for run in runs:
+        of_contestant = gathered.setdefault(run["workload"], {}).setdefault(run["contestant"], {})
+        for figure, value in run["figures"].items():
+            of_contestant.setdefault(figure, []).append(value)
+    return {
+        workload: {
+            name: {figure: statistics.median(values) for figure, values in figures.items()}
+            for name, figures in contestants.items()
+        }
+        for workload, contestants in gathered.items()
+    }
+
+
+def saturation(row):
+    """A flag on figures that say more about the generator, or the machine, than about the server."""
+    if row["busy"] >= SATURATED:
+        return ""
+    others = f", others {row['others']:.0%}" if row["others"] > 0.03 else ""
+    return f"(not saturated: {row['busy']:.0%}{others})"
+
+
+def ratio(value, base):
+    """A ratio, if there is something to compare with."""
+    return f"{value / base:.2f}" if base else "-"
+
+
+def loads(rows, peers):
+    """of `one`, `many`, `misses`"""
+    best = max((rows[name]["rate"] for name in peers if name in rows), default=None)
+    yardstick = rows.get("yardstick", {}).get("cpu_us")
+    yield "", "requests/s", "CPU µs/request", "core busy", "CPU ÷ yardstick", "rate ÷ best peer", ""
+    for name, row in rows.items():
+        yield (
+            name,
+            f"{row['rate']:,.0f}",
+            f"{row['cpu_us']:.2f}",
+            f"{row['busy']:.0%}",
+            ratio(row["cpu_us"], yardstick),
+            ratio(row["rate"], best),
+            saturation(row),
+        )
+
+
+def latencies(rows, rate):
+    """of `latency`"""
+    yield "", "requests/s", *(f"{label} µs" for label in LATENCIES), ""
+    for name, row in rows.items():
+        short = row["rate"] < 0.98 * rate
+        yield (
+            name,
+            f"{row['rate']:,.0f}",
+            *(f"{row[label]:,.0f}" for label in LATENCIES),
+            f"(below the rate of {rate:,})" if short else "",
+        )
+
+
+def volleys(rows):
+    """of `coalesce`"""
+    yield "", "upstream requests", "median ms", "all answered ms"
+    for name, row in rows.items():
+        yield name, f"{row['asked']:,.0f}", f"{row['median_ms']:.0f}", f"{row['all_ms']:.0f}"
+
+
+def starts(rows):
+    """of `start`"""
+    yield "", "listens ms", "first miss answered ms", "first hit answered ms"
+    for name, row in rows.items():
+        yield name, *(f"{row[figure]:.1f}" for figure in ("listens_ms", "miss_ms", "hit_ms"))
+
+
+def pairs(rows):
+    """of `two`"""
+    yield "", "CPU µs/request, 1 core", "2 cores", "busy of 200%", "requests/s, 1 core", "2 cores", "rate ×", ""
+    for name, row in rows.items():
+        rates = [row.get("rate_one"), row.get("rate_two")]
+        measured = all(rates)
+        yield (
+            name,
+            f"{row['cpu_us_one']:.2f}",
+            f"{row['cpu_us_two']:.2f}",
+            f"{row['busy_two']:.0%}",
+            *(f"{rate:,.0f}" if measured else "" for rate in rates),
+            f"{rates[1] / rates[0]:.2f}" if measured else "",
+            "(not saturated)" if measured and row["busy_two"] < 2 * SATURATED else "",
+        )
+
+
+def titled(workload, options):
+    """What a workload is, in a line."""
+    doc = WORKLOADS[workload][0].__doc__.strip().splitlines()[0]
+    rate = f" ({options.rate:,}/s)" if workload == "latency" else ""
+    return f"{workload}: {doc}{rate}"
+
+
+def report(runs, peers, options):
+    """All tables, as Markdown."""
+    kinds = {"latency": lambda rows: latencies(rows, options.rate), "coalesce": volleys, "start": starts, "two": pairs}
+    parts = []
+    for workload, rows in medians(runs).items():
+        lines = list(kinds.get(workload, lambda rows: loads(rows, peers))(rows))
+        parts.append(f"{titled(workload, options)}\n\n{aligned(lines)}")
+    return "\n\n".join(parts)
+
+
+def aligned(lines):
+    """A Markdown table, first column to the left, the others to the right."""
+    used = [any(column[1:]) for column in zip(*lines)]
+    lines = [[cell for cell, use in zip(line, used) if use] for line in lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(bordered(line, widths) for line in [lines[0], rule, *lines[1:]])
+
+
+def bordered(line, widths):
+    """A row of it."""
+    first, *others = (cell.rjust(width) for cell, width in zip(line, widths))
+    return " | ".join(["| " + first.strip().ljust(widths[0]), *others]) + " |"

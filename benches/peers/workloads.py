@@ -1,0 +1,246 @@
+"""What is asked of each contestant, and what is measured meanwhile. Each run has a fresh server."""
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import time
+
+from contestants import HERE, found
+from http1 import TARGET, Client, CountingUpstream, request, volley
+from processes import Failure, busy_ns, pinned
+
+TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"
+OTHER_TOKEN = TOKEN[::-1]
+KEYS = 10_000
+CONNECTIONS = 64
+# Below it, the server waited for the generator, or for its core: its rate says nothing then.
+SATURATED = 0.9
+VOLLEY = 500
+DELAY = 0.2
+# h2load's clock ticks about once a millisecond, and all clients send then: the fewer they are, the less a
+# request waits behind those that were sent with it; with ten, 20,000/s are still reached.
+LATENCY_CLIENTS = 10
+LATENCIES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+
+
+@dataclasses.dataclass
+class Bench:
+    """What all runs share."""
+
+    place: object
+    upstream: object
+    body: bytes
+    seconds: int
+    rate: int
+
+
+class Metered:
+    """CPU time of a server, of the upstream, and of the server's core, while something is done."""
+
+    def __init__(self, bench, server):
+        core = bench.place.server_cores[0]
+        self.clocks = [server.cpu_ns, bench.upstream.cpu_ns, lambda: busy_ns(core)]
+
+    def __enter__(self):
+        self.began = [clock() for clock in self.clocks]
+        return self
+
+    def __exit__(self, *_):
+        spent = [clock() - began for clock, began in zip(self.clocks, self.began)]
+        self.server_ns, self.upstream_ns, self.core_ns = spent
+
+
+def warm(server, keys):
+    """Asks for each key once."""
+    with Client.to(server) as client:
+        for unit in range(1, keys + 1):
+            client.ask(TOKEN, unit)
+
+
+def generator(bench, server, cores, command):
+    """What a load generator tells."""
+    command = pinned(cores, command)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=bench.seconds + 60)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"the load on {server.name} did not end; it was: {' '.join(command)}") from None
+    if done.returncode:
+        raise Failure(f"the load on {server.name} failed: {' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def wrk(bench, server, kind, cores, threads=1, nice=0):
+    """A load as fast as the server takes it."""
+    command = [
+        "nice", "-n", nice, found("wrk"), f"-t{threads}", f"-c{CONNECTIONS}", f"-d{bench.seconds}s", "--latency",
+        "-s", HERE / "load.lua", f"http://127.0.0.1:{server.port}/", "--", kind, TOKEN, KEYS,
+    ]  # fmt: skip
+    told = generator(bench, server, cores, command)
+    outcome = next((json.loads(line[8:]) for line in told.splitlines() if line.startswith("outcome ")), None)
+    if not outcome:
+        raise Failure(f"wrk told no outcome of {server.name}; does load.lua fit its version?\n{told}")
+    if outcome["failed"] or outcome["refused"] or outcome["bytes"] < outcome["requests"] * len(bench.body):
+        raise Failure(f"{server.name} did not answer everything:\n{told}\n{server.last_words()}")
+    return outcome
+
+
+def loaded(bench, contestant, kind, cores=None, load_cores=None, threads=1, nice=0):
+    """A run with wrk: requests per second, CPU per request, how busy the cores were."""
+    with contestant.running(bench.place, bench.upstream.port, cores) as server:
+        if kind != "misses":
+            warm(server, KEYS if kind == "many" else 1)
+        with Metered(bench, server) as cpu:
+            outcome = wrk(bench, server, kind, load_cores or bench.place.load_cores[:1], threads, nice)
+    requests, ns = outcome["requests"], outcome["microseconds"] * 1000
+    figures = {
+        "rate": requests / ns * 1e9,
+        "cpu_us": cpu.server_ns / requests / 1000,
+        "busy": cpu.server_ns / ns,
+        "others": max(0, cpu.core_ns - cpu.server_ns) / ns,
+        "upstream_us": cpu.upstream_ns / requests / 1000,
+        "p50_us": outcome["p50"],
+        "p99_us": outcome["p99"],
+    }
+    check_upstream(contestant, kind, figures["upstream_us"])
+    return figures
+
+
+def check_upstream(contestant, kind, us):
+    """The upstream's CPU tells whether it was asked: a request costs it more than 2 µs, no request none."""
+    if contestant.caches and kind == "misses" and us < 2:
+        raise Failure(f"{contestant.name}: requests of `misses` did not reach the upstream ({us:.2f} µs each)")
+    if kind != "misses" and us > 0.05:
+        raise Failure(
+            f"{contestant.name}: requests of `{kind}` reached the upstream ({us:.2f} µs each); "
+            "is its cache too small for the keys?"
+        )
+
+
+def one(bench, contestant):
+    """One key, always a hit."""
+    return loaded(bench, contestant, "one")
+
+
+def many(bench, contestant):
+    """10,000 keys in turn, all hits."""
+    return loaded(bench, contestant, "many")
+
+
+def misses(bench, contestant):
+    """Each request another key: a miss, and a new entry."""
+    return loaded(bench, contestant, "misses")
+
+
+def latency(bench, contestant):
+    """One key at a fixed rate: times from request to answer, from h2load's log."""
+    log = bench.place.directory / "h2load.log"
+    log.unlink(missing_ok=True)
+    with contestant.running(bench.place, bench.upstream.port) as server:
+        warm(server, 1)
+        command = [
+            found("h2load"), "--h1", "-t1", f"-c{LATENCY_CLIENTS}", f"--rps={bench.rate / LATENCY_CLIENTS}",
+            "-D", bench.seconds, "--warm-up-time=1", f"--log-file={log}", "-H", f"Authorization: Bearer {TOKEN}",
+            f"http://127.0.0.1:{server.port}{TARGET}1",
+        ]  # fmt: skip
+        generator(bench, server, bench.place.load_cores[:1], command)
+    return read_latencies(server.name, log)
+
+
+def read_latencies(name, log):
+    """Percentiles of what h2load wrote: begin in µs, status, time in µs."""
+    lines = [tuple(map(int, line.split("\t"))) for line in log.read_text().splitlines()]
+    bad = [status for _, status, _ in lines if status != 200]
+    if bad or not lines:
+        raise Failure(f"{name}: {len(bad)} of {len(lines)} requests at a fixed rate failed, such as {bad[:5]}")
+    times = sorted(time for _, _, time in lines)
+    begins = [begin for begin, _, _ in lines]
+    figures = {label: times[math.ceil(part * len(times)) - 1] for label, part in LATENCIES.items()}
+    return {"rate": len(lines) / (max(begins) - min(begins)) * 1e6, **figures}
+
+
+def coalesce(bench, contestant):
+    """500 clients at once ask for one cold key, of an upstream that takes 200 ms."""
+    with CountingUpstream(bench.body, DELAY) as upstream:
+        with contestant.running(bench.place, upstream.port) as server:
+            times = volley(server, TOKEN, 1, VOLLEY)
+    return {"asked": upstream.count, "median_ms": statistics.median(times) * 1000, "all_ms": times[-1] * 1000}
+
+
+def start(bench, contestant):
+    """From the start of the process to the first connection, the first miss and the first hit."""
+    with contestant.running(bench.place, bench.upstream.port, listening=False) as server:
+        with Client(server.name, server.wait_until_it_listens(pause=0.0002)) as client:
+            moments = [time.perf_counter()]
+            for _ in ("miss", "hit"):
+                client.ask(TOKEN, 1)
+                moments.append(time.perf_counter())
+    return dict(zip(("listens_ms", "miss_ms", "hit_ms"), ((moment - server.spawned) * 1000 for moment in moments)))
+
+
+def two(bench, contestant):
+    """Hits of many keys: two threads on two cores, against one on one core.
+
+    With four cores the generator has two of its own, and the rate is measured. With fewer it shares the server's
+    two, at the lowest priority; then only the CPU per request says something.
+    """
+    cores, load_cores = bench.place.server_cores, bench.place.load_cores
+    single = loaded(bench, contestant, "many")
+    apart = not set(cores) & set(load_cores)
+    double = loaded(bench, contestant, "many", cores, load_cores, threads=2, nice=0 if apart else 19)
+    figures = {"cpu_us_one": single["cpu_us"], "cpu_us_two": double["cpu_us"], "busy_two": double["busy"]}
+    if apart:
+        figures["rate_one"], figures["rate_two"] = single["rate"], double["rate"]
+    return figures
+
+
+def verify(bench, contestant):
+    """What makes the comparison one of equals: everything is kept, per token, and nothing is changed upstream."""
+    with CountingUpstream(bench.body) as upstream:
+        with contestant.running(bench.place, upstream.port) as server, Client.to(server) as client:
+
+            def ask(token, unit, wanted, claim):
+                body = client.ask(token, unit)
+                if upstream.count != wanted or body != bench.body:
+                    raise Failure(
+                        f"{contestant.name}: {claim}; the upstream was asked {upstream.count} times, not {wanted}, "
+                        f"and the body is {'the same' if body == bench.body else repr(body)}"
+                    )
+
+            ask(TOKEN, 1, 1, "a cold key is asked for once")
+            ask(TOKEN, 1, 1, "a second request is a hit")
+            ask(OTHER_TOKEN, 1, 2, "another token never gets what the first one fetched")
+            ask(OTHER_TOKEN, 1, 2, "another token has hits of its own")
+            ask(TOKEN, 1, 2, "the first token's entry is left")
+            check_heads(contestant, upstream.heads)
+            asked = upstream.count
+            for _ in range(2):
+                warm(server, KEYS)
+            if upstream.count != asked + KEYS - 1:
+                raise Failure(
+                    f"{contestant.name}: {KEYS} keys, asked for twice, cost {upstream.count - asked} requests upstream "
+                    f"instead of {KEYS - 1}; is its cache too small?"
+                )
+
+
+def check_heads(contestant, heads):
+    """Token and target reach the upstream as they were sent."""
+    for head, token in zip(heads, (TOKEN, OTHER_TOKEN)):
+        lines = head.split("\r\n")
+        fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+        wanted = request(token, 1).decode().split("\r\n")[0]
+        if lines[0] != wanted or fields.get("authorization") != f"bearer {token}".lower():
+            raise Failure(f"{contestant.name} asked the upstream something else:\n{head}")
+
+
+# In the order in which they run; who takes part in it.
+WORKLOADS = {
+    "one": (one, ("floor", "gateway", "peer")),
+    "many": (many, ("floor", "gateway", "peer")),
+    "misses": (misses, ("gateway", "peer")),
+    "latency": (latency, ("floor", "gateway", "peer")),
+    "coalesce": (coalesce, ("gateway", "peer")),
+    "start": (start, ("gateway", "peer")),
+    "two": (two, ("gateway", "peer")),
+}

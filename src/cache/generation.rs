@@ -73,13 +73,32 @@ pub struct Generations(Arc<Shards>);
 #[derive(Debug, Default)]
 struct Shards {
     hasher: RandomState,
-    shards: [Mutex<HashMap<Scope, Weak<Record>>>; SHARDS],
+    /// How many bumps there were of what was alive.
+    bumps: AtomicU64,
+    live: [Mutex<HashMap<Scope, Weak<Record>>>; SHARDS],
 }
 
 impl Generations {
     /// Marks of `scopes` as they stand.
     pub fn stamp(&self, scopes: impl IntoIterator<Item = Scope>) -> Stamp {
-        Stamp(scopes.into_iter().map(|scope| self.mark(scope)).collect())
+        let marks = scopes.into_iter().map(|scope| self.mark(scope)).collect();
+        Stamp { marks, current_at: Moment::default() }
+    }
+
+    /// [`Stamp::verdict`], without a look at the marks where nothing was bumped since the last one: they are
+    /// in as many places of memory as there are marks, and none of them is in a processor's cache when a
+    /// request comes for one of many entries.
+    pub fn verdict(&self, stamp: &Stamp) -> Verdict {
+        // Counted after the bump itself: who sees the count sees the bump.
+        let bumps = self.0.bumps.load(Ordering::Acquire);
+        if stamp.current_at.is(bumps) {
+            return Verdict::Current;
+        }
+        let verdict = stamp.verdict();
+        if verdict == Verdict::Current {
+            stamp.current_at.set(bumps);
+        }
+        verdict
     }
 
     /// Voids or stales what was made under `scope` before now; says whether anything was there.
@@ -99,6 +118,9 @@ impl Generations {
         for record in &records {
             record.state.fetch_add(step, Ordering::AcqRel);
         }
+        if !records.is_empty() {
+            self.0.bumps.fetch_add(1, Ordering::AcqRel);
+        }
         !records.is_empty()
     }
 
@@ -115,7 +137,7 @@ impl Generations {
 
     /// The live records of some scopes: a scan, a shard at a time.
     fn records(&self, of: impl Fn(&Scope) -> bool) -> Vec<Arc<Record>> {
-        let shards = self.0.shards.iter();
+        let shards = self.0.live.iter();
         shards
             .flat_map(|shard| {
                 let shard = shard.lock();
@@ -132,7 +154,7 @@ impl Generations {
 
     /// Records that are alive.
     pub fn len(&self) -> usize {
-        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.0.live.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Whether no record is alive.
@@ -160,19 +182,43 @@ impl Shards {
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the array's length")]
     fn shard(&self, scope: &Scope) -> &Mutex<HashMap<Scope, Weak<Record>>> {
         let hash = usize::try_from(self.hasher.hash_one(scope) >> 32).unwrap_or_default();
-        &self.shards[hash % SHARDS]
+        &self.live[hash % SHARDS]
     }
 }
 
 /// The marks that one entry or flight holds.
 #[derive(Clone, Debug, Default)]
-pub struct Stamp(Box<[Mark]>);
+pub struct Stamp {
+    marks: Box<[Mark]>,
+    /// When all of them were last found as they were taken.
+    current_at: Moment,
+}
+
+/// A count of bumps, one more than it; 0 = none.
+#[derive(Debug, Default)]
+struct Moment(AtomicU64);
+
+impl Moment {
+    fn is(&self, bumps: u64) -> bool {
+        self.0.load(Ordering::Relaxed) == bumps + 1
+    }
+
+    fn set(&self, bumps: u64) {
+        self.0.store(bumps + 1, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Moment {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
 
 impl Stamp {
     /// What happened since the stamp was taken.
     pub fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::Current;
-        for mark in &self.0 {
+        for mark in &self.marks {
             let state = mark.record.state.load(Ordering::Acquire);
             if state >> HARD_SHIFT != mark.seen >> HARD_SHIFT {
                 return Verdict::Void;
@@ -186,12 +232,12 @@ impl Stamp {
 
     /// Whether a bump of `scope` is about it.
     pub fn is_of(&self, scope: &Scope) -> bool {
-        self.0.iter().any(|mark| scope.covers(&mark.record.scope))
+        self.marks.iter().any(|mark| scope.covers(&mark.record.scope))
     }
 
     /// Memory it takes, in bytes, its records counted as if they were its own.
     pub fn bytes(&self) -> usize {
-        self.0.len() * (size_of::<Mark>() + size_of::<Record>())
+        self.marks.len() * (size_of::<Mark>() + size_of::<Record>())
     }
 }
 
@@ -241,6 +287,20 @@ mod tests {
         let after = generations.stamp([unit("a"), unit("b")]);
         assert_eq!(before.verdict(), Verdict::Void);
         assert_eq!(after.verdict(), Verdict::Current);
+    }
+
+    #[test]
+    fn a_look_that_found_all_current_hides_no_later_bump() {
+        let generations = Generations::default();
+        let (one, other) = (generations.stamp([unit("a")]), generations.stamp([unit("b")]));
+        let verdicts = || [&one, &other].map(|stamp| generations.verdict(stamp));
+        assert_eq!(verdicts(), [Verdict::Current; 2]);
+        generations.bump(&unit("a"), Strength::Soft);
+        assert_eq!(verdicts(), [Verdict::Stale, Verdict::Current]);
+        assert_eq!(verdicts(), [Verdict::Stale, Verdict::Current]);
+        generations.bump(&unit("b"), Strength::Hard);
+        assert_eq!(verdicts(), [Verdict::Stale, Verdict::Void]);
+        assert_eq!(generations.verdict(&generations.stamp([unit("a")])), Verdict::Current);
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Cache {
         if stored.owner != key.owner || stored.made_under != made_under || stored.token_ended(now) {
             return Lookup::Miss(Forward::UriMiss);
         }
-        match (stored.stamp.verdict(), stored.freshness(now)) {
+        match (self.generations.verdict(&stored.stamp), stored.freshness(now)) {
             (Verdict::Void, _) => Lookup::Miss(Forward::UriMiss),
             (Verdict::Current, Freshness::Fresh) => Lookup::Fresh(Arc::clone(stored)),
             (Verdict::Current, Freshness::StaleWhileRevalidate) => {

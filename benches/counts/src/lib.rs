@@ -1,0 +1,1 @@
+//! Nothing is here: the counts are in `counts.rs`.

@@ -449,6 +449,7 @@ mod tests {
         let some = |host: &str| Ok(Some(host.to_owned()));
         assert_eq!(find(h11, "/", &["a.example"]), some("a.example"));
         assert_eq!(find(h11, "/", &["[::1]:80"]), some("[::1]:80"));
+        assert_eq!(find(h11, "/", &["a:65535"]), some("a:65535"));
         assert_eq!(find(h11, "/", &["a:"]), some("a:"));
         assert_eq!(find(h11, "http://b/", &["a"]), some("b"));
         assert_eq!(find(h11, "/", &[]), Err(FieldError::HostMissing));
@@ -459,9 +460,10 @@ mod tests {
         assert_eq!(find(h10, "/", &["a", "b"]), Err(FieldError::HostRepeated));
         assert_eq!(find(h2, "https://b/", &[]), some("b"));
         assert_eq!(find(h2, "/", &[]), Err(FieldError::HostMissing));
-        for host in
-            ["", "a b", "a,b", "u@a", "a/b", "a:x", "a:99999", ":80", "a\u{e9}", "a?b", "[::1"]
-        {
+        for host in [
+            "", "a b", "a,b", "u@a", "a/b", "a:x", "a:65536", "a:99999", "a:123456", ":80",
+            "a\u{e9}", "a?b", "[::1",
+        ] {
             assert_eq!(find(h11, "/", &[host]), Err(FieldError::HostInvalid), "{host:?}");
             assert_eq!(find(h11, "http://b/", &[host]), Err(FieldError::HostInvalid), "{host:?}");
         }

@@ -54,6 +54,12 @@ pub(super) fn first_key(units: impl Iterator<Item = Unit>) -> Option<Range<usize
     before.completed(run)
 }
 
+/// Where the prefix of all keys first stands in `text`.
+#[inline]
+pub(super) fn prefix(text: &[u8]) -> Option<usize> {
+    FINDER.find(text)
+}
+
 /// The length of the key at `start` of `text`, where the prefix of all keys stands, if it is one.
 ///
 /// For text without escapes: asked at each prefix in turn it finds what [`first_key`] does.
@@ -69,7 +75,7 @@ pub(super) fn plain_key(text: &[u8], start: usize) -> Option<usize> {
 
 /// `text` with each key-shaped run replaced by its mask; borrowed when there is none.
 pub(super) fn replace(text: &[u8]) -> Cow<'_, [u8]> {
-    if FINDER.find(text).is_none() {
+    if prefix(text).is_none() {
         return Cow::Borrowed(text);
     }
     replace_in(text, plain)

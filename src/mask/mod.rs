@@ -40,14 +40,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use memchr::memmem::Finder;
 
 use crate::config::Secrets;
 
+pub use self::bodies::Bodies;
 pub use self::facts::{Facts, UnitFact};
 pub use self::self_test::SelfTestError;
 
-pub use self::bodies::Bodies;
 use self::names::Names;
 use self::scan::Scan;
 
@@ -55,8 +54,6 @@ use self::scan::Scan;
 #[derive(Debug)]
 pub struct Masker {
     names: Names,
-    /// Finds the prefix that all keys have.
-    prefix: Finder<'static>,
     /// For the sample of the self-test.
     secrets: Secrets,
     fingerprint: u64,
@@ -68,7 +65,6 @@ impl Masker {
     pub fn new(secrets: &Secrets, unit_members: &[String]) -> Self {
         Self {
             names: Names::new(secrets, unit_members),
-            prefix: Finder::new(value::PREFIX),
             secrets: secrets.clone(),
             fingerprint: fingerprint(secrets, unit_members),
         }

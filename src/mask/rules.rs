@@ -205,7 +205,7 @@ impl<'a> Scan<'a> {
     fn has_prefix(&mut self, start: usize, end: usize) -> bool {
         if self.next_prefix < start {
             let rest = self.body.get(start..).unwrap_or_default();
-            let found = self.masker.prefix.find(rest);
+            let found = key_shape::prefix(rest);
             self.next_prefix = found.map_or(usize::MAX, |place| start + place);
         }
         self.next_prefix < end

@@ -15,6 +15,7 @@
 
 use super::edits::Edits;
 use super::facts::{Facts, UnitIndex};
+use super::key_shape;
 use super::lex::{self, Text};
 use super::names::Role;
 use super::value::QUOTED;
@@ -72,7 +73,7 @@ impl<'a> Scan<'a> {
             masked_names: Vec::new(),
             scratch: Vec::new(),
             units: UnitIndex::default(),
-            next_prefix: masker.prefix.find(body).unwrap_or(usize::MAX),
+            next_prefix: key_shape::prefix(body).unwrap_or(usize::MAX),
         }
     }
 

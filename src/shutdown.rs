@@ -86,6 +86,7 @@ impl Shutdown {
         F: Future<Output: Send> + Send + 'static,
     {
         let tracked = self.track();
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
         runtime.spawn(async move {
             let _tracked = tracked;
             work.await

@@ -123,8 +123,8 @@ async fn exchange<S: Stream, H: Handler>(
     port: &Port<H>,
     activity: &Arc<Activity>,
 ) -> (Option<Refused>, S) {
-    // One count to move per request, on a line of memory that no other connection touches.
     let session = port.handler.session(peer);
+    // One count to move per request, on a line of memory that no other connection touches.
     let asked = Arc::new((port.handler.clone(), session, Arc::clone(activity)));
     let service = service_fn(move |request: Request<Incoming>| {
         let asked = Arc::clone(&asked);

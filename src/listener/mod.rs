@@ -196,14 +196,13 @@ pub async fn serve<H: Handler>(
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
                 // From here to its worker: a stream belongs to the runtime that watches it.
-                let (Some(seat), Ok(stream)) = (workers.seat(), stream.into_std()) else {
-                    continue;
-                };
+                let Some(seat) = workers.seat() else { continue };
+                let stream = stream.into_std();
                 let runtime = seat.runtime.clone();
                 let (port, alive) = (Arc::clone(&port), alive.clone());
                 let work = async move {
                     let _held = (place, seat, alive);
-                    match TcpStream::from_std(stream) {
+                    match stream.and_then(TcpStream::from_std) {
                         Ok(stream) => connection::run(stream, peer, port).await,
                         Err(error) => port.handler.accept_failed(&error),
                     }

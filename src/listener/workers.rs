@@ -5,7 +5,7 @@
 //! 2. What is shared between workers is shared by the gateway: its cache, flights and limits are one.
 //!
 //! *Why not one runtime that steals work:* a hit is over before another thread could take it, and the locks
-//! and wakes that stealing needs cost each hit 5 to 10 %. *Why not a socket per worker (`SO_REUSEPORT`):* the
+//! and wakes that stealing needs cost each hit some 5 %. *Why not a socket per worker (`SO_REUSEPORT`):* the
 //! kernel spreads connections by a hash, and a client with a handful of them would find one worker with most.
 
 use std::io;
@@ -56,7 +56,7 @@ impl Workers {
         Self(Arc::new(Crew { workers, _stop: stop }))
     }
 
-    /// A place at the worker with the fewest connections.
+    /// A place at the worker with the fewest connections. `None` never happens: there is a worker.
     pub(super) fn seat(&self) -> Option<Seat> {
         let least = self.0.workers.iter().min_by_key(|worker| worker.connections.load(Relaxed))?;
         least.connections.fetch_add(1, Relaxed);
@@ -92,6 +92,7 @@ fn start(number: usize, mut stop: watch::Receiver<()>) -> io::Result<Handle> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shutdown::Shutdown;
 
     #[test]
     fn connections_are_spread_evenly_and_a_worker_that_lost_one_gets_the_next() {
@@ -109,21 +110,21 @@ mod tests {
     #[test]
     fn each_worker_is_a_thread_of_its_own_that_ends_with_the_crew() {
         let workers = Workers::start(2).unwrap();
+        let tasks = Shutdown::new();
         let named = |seat: &Seat| {
             let (told, name) = std::sync::mpsc::channel();
-            drop(
-                seat.runtime
-                    .spawn(async move { told.send(thread::current().name().map(str::to_owned)) }),
-            );
+            let tell = async move { told.send(thread::current().name().map(str::to_owned)) };
+            drop(tasks.spawn_on(&seat.runtime, tell));
             name.recv().unwrap().unwrap()
         };
         let seats: Vec<_> = (0..2).filter_map(|_| workers.seat()).collect();
         assert_eq!(seats.iter().map(named).collect::<Vec<_>>(), ["unitgate-1", "unitgate-2"]);
         let (held, gone) = std::sync::mpsc::channel::<()>();
-        drop(seats[0].runtime.spawn(async move {
+        let forever = async move {
             let _held = held;
             std::future::pending::<()>().await;
-        }));
+        };
+        drop(tasks.spawn_on(&seats[0].runtime, forever));
         drop(workers);
         // The task went with its runtime.
         assert!(gone.recv().is_err());

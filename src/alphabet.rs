@@ -37,7 +37,7 @@ pub fn hex_pair(byte: u8) -> [u8; 2] {
     HEX_PAIRS[usize::from(byte)]
 }
 
-/// Digits are written for every request: a look at a table is half of the arithmetic.
+/// Digits are written for every request: a look at a table is less than the arithmetic.
 #[expect(clippy::indexing_slicing, reason = "a byte is below 256, four bits below 16")]
 static HEX_PAIRS: [[u8; 2]; 256] = {
     let (digits, mut pairs) = (b"0123456789abcdef", [[b'0'; 2]; 256]);

@@ -51,10 +51,10 @@ impl Callers {
     }
 
     /// The caller of a request (RFC 6750 §2.1), the one of the connection's last request where the field is
-    /// the same to the byte: comparing it costs a tenth of the digest, of a long token a fortieth.
+    /// the same to the byte: that is known in a quarter of the time, of a long token in much less.
     ///
     /// # Errors
-    /// Why nobody is identified.
+    /// What was wrong with its `Authorization`, never what was in it.
     pub fn identify(&self, fields: &HeaderMap, last: &LastCaller) -> Result<Caller, CallerError> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(CallerError::Missing)?;
@@ -67,7 +67,10 @@ impl Callers {
         }
         let token = Token::parse(value)?;
         let caller = Caller { id: self.digest(token.bytes()), token };
-        *last = Some(Caller { id: caller.id, token: Token(caller.token.authorization()) });
+        // A field that is spelled otherwise than ours would never be found the same.
+        let canonical = caller.token.0 == *value;
+        *last =
+            canonical.then(|| Caller { id: caller.id, token: Token(caller.token.authorization()) });
         Ok(caller)
     }
 

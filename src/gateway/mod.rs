@@ -221,7 +221,7 @@ impl Gateway {
         session: &Session,
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
-        self.admit_peer(inbound.line().peer)?;
+        self.admit_peer(session.peer)?;
         let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
             account.found(matched);

@@ -19,7 +19,7 @@ fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let at = |index: usize| arguments.get(index).map(String::as_str);
-    let Some(role) = at(0) else {
+    let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
         writeln!(std::io::stderr(), "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS]")
             .ok();
         return;

@@ -102,8 +102,11 @@ fn body(units: usize, key: &str) -> (Masker, Bytes) {
     let text = String::from_utf8_lossy(&one);
     let object = text.trim_start_matches(r#"{"data":["#).trim_end_matches("]}");
     let object = object.replace(&format!("cal_{}", "*".repeat(16)), key);
-    let body = format!(r#"{{"data":[{}]}}"#, vec![object; units].join(","));
-    (Masker::new(&Secrets::default(), &["unitId".to_owned()]), Bytes::from(body))
+    let body = Bytes::from(format!(r#"{{"data":[{}]}}"#, vec![object; units].join(",")));
+    let masker = Masker::new(&Secrets::default(), &["unitId".to_owned()]);
+    // What is made once, as by the self-test when the gateway starts, is not the body's.
+    masker.json(body.clone()).expect("the body is JSON");
+    (masker, body)
 }
 
 fn masked(units: usize) -> (Masker, Bytes) {
@@ -133,6 +136,6 @@ const WARM: usize = 50;
 const HUNDRED_HITS: u64 = 1_607_000;
 const HUNDRED_HITS_LOGGED: u64 = 1_888_000;
 const TWENTY_MISSES: u64 = 2_820_000;
-const MASKED_1_KB: u64 = 9_100;
-const MASKED_16_KB: u64 = 94_600;
-const UNMASKED_16_KB: u64 = 102_500;
+const MASKED_1_KB: u64 = 8_630;
+const MASKED_16_KB: u64 = 93_600;
+const UNMASKED_16_KB: u64 = 101_400;

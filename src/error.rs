@@ -30,6 +30,9 @@ pub enum Error {
     /// `Host`, `Connection` or another field of the request that we may not act on.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// More requests in flight than `listen.requests`.
+    #[error("too many requests are waiting for the upstream")]
+    Overloaded,
     /// The request's framing is wrong.
     #[error("the request's transfer coding is malformed")]
     Framing,
@@ -127,6 +130,7 @@ impl Error {
             Self::Field(error) => field(*error),
             Self::Throttled(throttled) => limited(throttled.by),
             Self::Upstream(error) => upstream(error),
+            Self::Overloaded => gateway(503, "overloaded", OVERLOADED),
             Self::Framing => {
                 client(400, "bad_framing", "The request's Transfer-Encoding is malformed.")
             }
@@ -199,6 +203,9 @@ impl Error {
         "token_too_long",
         "bad_host",
         "bad_connection",
+        "target_too_long",
+        "head_too_large",
+        "overloaded",
         "bad_framing",
         "unknown_transfer_coding",
         "loop",
@@ -315,6 +322,14 @@ fn field(error: FieldError) -> Profile {
         FieldError::HostMissing | FieldError::HostRepeated | FieldError::HostInvalid => {
             client(400, "bad_host", "Send exactly one valid Host field.")
         }
+        FieldError::TargetTooLong => {
+            client(414, "target_too_long", "Path and query are longer than is accepted.")
+        }
+        FieldError::TooLarge => client(
+            431,
+            "head_too_large",
+            "The fields are larger or more than is accepted; send fewer.",
+        ),
         FieldError::ConnectionNames => client(
             400,
             "bad_connection",
@@ -371,3 +386,5 @@ const fn profile(status: u16, code: &'static str, side: Side, text: &'static str
 }
 
 const UNPROVEN: &str = "The upstream's answer can't be proven free of secrets and is not shown.";
+
+const OVERLOADED: &str = "Too many requests are waiting; wait as long as Retry-After says.";

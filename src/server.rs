@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin, Changes, Pass, Probes, Readiness};
 use crate::caller::Callers;
@@ -24,7 +24,9 @@ use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
 use crate::gateway::{ANSWERED_5XX, Gateway, Ground, Session};
-use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused, Workers};
+use crate::listener::{
+    self, Ahead, BindError, Change, Handler, Places, Refused, Tls, TlsError, Workers,
+};
 use crate::mask::Masker;
 use crate::route::Routes;
 use crate::shutdown::{Phase, Shutdown};
@@ -70,6 +72,8 @@ impl Server {
         let upstreams =
             Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
         warn_of_roots(config, upstreams.roots());
+        let (tls, port_dice) = (Tls::load(&config.listen)?, dice.clone());
+        telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(tls.is_some()));
         let sockets = listener::bind(&config.listen.address)?;
         let addresses =
             sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>();
@@ -96,14 +100,20 @@ impl Server {
             clock: clock.clone(),
         };
         let listen = config.listen.clone();
-        let (places, until) = (Places::new(most), shutdown.clone());
+        let ground = listener::Ground {
+            places: Places::new(most),
+            workers,
+            tls,
+            clock,
+            dice: port_dice,
+            shutdown: shutdown.clone(),
+        };
         #[expect(
             clippy::disallowed_methods,
             reason = "the drain waits for this task by its handle"
         )]
-        let serving = tokio::spawn(async move {
-            listener::serve(sockets, &listen, places, workers, clock, until, door).await
-        });
+        let serving =
+            tokio::spawn(async move { listener::serve(sockets, &listen, ground, door).await });
         Ok(Self {
             addresses: addresses.map_err(StartError::Socket)?,
             admin,
@@ -165,6 +175,9 @@ pub enum StartError {
     /// A public address can't be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// TLS can't be set up from its files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The operators' address can't be listened on.
     #[error("admin.address {address} can't be listened on: {cause}; choose a free one")]
     Admin {
@@ -203,7 +216,7 @@ impl Handler for Door {
     type Session = Session;
 
     fn session(&self, peer: SocketAddr) -> Session {
-        Session::of(peer.ip())
+        self.gateway.session(peer.ip())
     }
 
     fn call(
@@ -218,6 +231,24 @@ impl Handler for Door {
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {
         self.gateway.telemetry().metrics.connections_ended_total.inc(why.as_str());
+    }
+
+    fn streams_refused(&self, count: u64) {
+        self.gateway.telemetry().metrics.http2_requests_refused_total.inc_by(count);
+    }
+
+    fn certificate_changed(&self, outcome: Result<(), TlsError>) {
+        self.gateway
+            .telemetry()
+            .metrics
+            .tls_certificate_last_load_successful
+            .set(i64::from(outcome.is_ok()));
+        match outcome {
+            Ok(()) => info!("TLS: the changed certificate is in use for new connections"),
+            Err(error) => {
+                error!(%error, "TLS: the changed files can't be used, the old stay in use");
+            }
+        }
     }
 
     fn connections(&self, change: Change) {

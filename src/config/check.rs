@@ -19,6 +19,7 @@ use super::{CallerMode, Config, ForwardMode, Invalidates, Route, SecretsMode};
 /// Checks the whole configuration.
 pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
     addresses(config, walk);
+    proxies(config, walk);
     deadlines(config, walk);
     secrets(config, walk);
     allowed_plain(config, walk);
@@ -234,6 +235,17 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     let port = one.port() == other.port() && one.port() != 0;
     port && one.is_ipv4() == other.is_ipv4() && (any || one.ip() == other.ip())
+}
+
+/// A PROXY header is believed from known peers only.
+fn proxies(config: &Config, walk: &mut Walk<'_>) {
+    if config.listen.proxy_protocol && config.listen.trusted.is_empty() {
+        let fault = Fault::new(
+            "nobody's PROXY header would be believed",
+            "name the load balancers' networks in listen.trusted, or write false",
+        );
+        walk.clash(&["listen.proxy_protocol", "listen.trusted"], fault);
+    }
 }
 
 /// A part of a span of time can't be longer than the whole.

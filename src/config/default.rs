@@ -10,8 +10,9 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use super::{
-    AccessLog, Admin, Cache, CachePolicy, Caller, Config, Invalidates, Lane, Level, Limits, Listen,
-    Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
+    AccessLog, Admin, Cache, CachePolicy, Caller, Config, Http2, Invalidates, Lane, Level, Limits,
+    Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route, Secrets, Shutdown,
+    Upstream,
 };
 
 impl Default for Config {
@@ -41,7 +42,21 @@ impl Default for Listen {
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             ],
             via: None,
+            tls_certificate_file: None,
+            tls_key_file: None,
+            tls_client_ca_file: None,
+            http2: Http2::Tls,
+            trusted: Vec::new(),
+            proxy_protocol: false,
             connections: 10_000,
+            connections_per_peer: 5_000,
+            requests: 20_000,
+            connection_requests: 100_000,
+            connection_age: Duration::from_mins(30),
+            streams: 100,
+            control_frames: 100,
+            target_size: 8 * KIB,
+            fields: 100,
             head_size: 32 * KIB,
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),

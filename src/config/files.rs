@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::fault::Fault;
 use super::walk::Walk;
-use super::{Admin, Caller, Config};
+use super::{Admin, Caller, Config, Listen};
 
 impl Caller {
     /// The key of the callers' digests, trimmed of white space; `None` = make up a random one.
@@ -52,6 +52,52 @@ pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
     secret_file("caller.key_file", caller.key_file.as_deref(), caller.key(), walk);
     secret_file("admin.token_file", admin.token_file.as_deref(), admin.token(), walk);
     ca_file(config, walk);
+    tls(&config.listen, walk);
+}
+
+/// Certificate and key belong together; what is in them is read when the port opens.
+fn tls(listen: &Listen, walk: &mut Walk<'_>) {
+    let (certificate, key) = (CERTIFICATE_KEY, PRIVATE_KEY_KEY);
+    match (&listen.tls_certificate_file, &listen.tls_key_file) {
+        (None, None) => {
+            if listen.tls_client_ca_file.is_some() {
+                let fault = Fault::new(
+                    "clients can show certificates over TLS only",
+                    "set listen.tls_certificate_file and listen.tls_key_file, or write \"\" here",
+                );
+                walk.clash(&["listen.tls_client_ca_file"], fault);
+            }
+            return;
+        }
+        (Some(_), Some(_)) => {}
+        _ => {
+            let fault = Fault::new(
+                "TLS needs a certificate and its key",
+                "set both listen.tls_certificate_file and listen.tls_key_file, or neither",
+            );
+            return walk.clash(&[certificate, key], fault);
+        }
+    }
+    let (a_certificate, a_key) = ("-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----");
+    pem_file(certificate, listen.tls_certificate_file.as_deref(), a_certificate, walk);
+    pem_file(key, listen.tls_key_file.as_deref(), a_key, walk);
+    pem_file(
+        "listen.tls_client_ca_file",
+        listen.tls_client_ca_file.as_deref(),
+        a_certificate,
+        walk,
+    );
+    for_everyone(key, listen.tls_key_file.as_deref(), walk);
+}
+
+fn pem_file(key: &str, path: Option<&Path>, part: &str, walk: &mut Walk<'_>) {
+    let Some(path) = path else { return };
+    let problem = match bytes(path) {
+        Err(error) => format!("the file can't be read: {error}"),
+        Ok(pem) if !contains(&pem, part.as_bytes()) => format!("the file holds no {part}"),
+        Ok(_) => return,
+    };
+    walk.clash(&[key], Fault::new(problem, "name a file in PEM"));
 }
 
 /// Checks a file with a secret that was read.
@@ -67,10 +113,16 @@ fn secret_file(
         let remedy = "make one with: head -c 32 /dev/urandom | base64 > FILE";
         return walk.clash(&keys, Fault::new(format!("the file can't be used: {error}"), remedy));
     }
-    let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode());
+    for_everyone(key, Some(path), walk);
+}
+
+/// Warns of a secret that every user of the machine can read.
+fn for_everyone(key: &str, path: Option<&Path>, walk: &mut Walk<'_>) {
+    let metadata = path.and_then(|path| path.metadata().ok());
+    let mode = metadata.map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o004 != 0 {
         let remedy = "chmod 0400 FILE; for a Secret of Kubernetes, defaultMode: 0400";
-        walk.warn(&keys, Fault::new("every user of the machine can read the file", remedy));
+        walk.warn(&[key], Fault::new("every user of the machine can read the file", remedy));
     }
 }
 
@@ -113,6 +165,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
+const CERTIFICATE_KEY: &str = "listen.tls_certificate_file";
+const PRIVATE_KEY_KEY: &str = "listen.tls_key_file";
 const KEY_LEAST: usize = 32;
 const TOKEN_LEAST: usize = 16;
 const MOST: u64 = 1 << 20;

@@ -1,6 +1,6 @@
 //! The enums of the configuration and the names of their values: read and shown from one table.
 
-use super::{CallerMode, ForwardMode, Level, LogFormat, LogOutput, LogTarget, SecretsMode};
+use super::{CallerMode, ForwardMode, Http2, Level, LogFormat, LogOutput, LogTarget, SecretsMode};
 
 /// An enum whose values have a name in the configuration.
 pub(super) trait Named: Copy + PartialEq + 'static {
@@ -35,6 +35,11 @@ impl Named for LogOutput {
 impl Named for LogTarget {
     const NAMES: &'static [(&'static str, Self)] =
         &[("full", Self::Full), ("digest", Self::Digest), ("off", Self::Off)];
+}
+
+impl Named for Http2 {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("tls", Self::Tls), ("all", Self::All), ("off", Self::Off)];
 }
 
 impl Named for CallerMode {

@@ -71,7 +71,29 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
     let mut listen = Listen::default();
     section.read("address", &mut listen.address, value::filled(value::list(syntax::address)));
     section.read("via", &mut listen.via, syntax::via);
+    section.read("tls_certificate_file", &mut listen.tls_certificate_file, syntax::path);
+    section.read("tls_key_file", &mut listen.tls_key_file, syntax::path);
+    section.read("tls_client_ca_file", &mut listen.tls_client_ca_file, syntax::path);
+    section.read("http2", &mut listen.http2, value::choice);
+    section.read("trusted", &mut listen.trusted, value::list(syntax::network));
+    section.read("proxy_protocol", &mut listen.proxy_protocol, value::flag);
     section.read("connections", &mut listen.connections, value::count(1..=1_000_000));
+    section.read(
+        "connections_per_peer",
+        &mut listen.connections_per_peer,
+        value::count(0..=1_000_000),
+    );
+    section.read("requests", &mut listen.requests, value::count(0..=10_000_000));
+    section.read(
+        "connection_requests",
+        &mut listen.connection_requests,
+        value::count(0..=1_000_000_000),
+    );
+    section.read("connection_age", &mut listen.connection_age, value::wait);
+    section.read("streams", &mut listen.streams, value::count(1..=10_000));
+    section.read("control_frames", &mut listen.control_frames, value::count(1..=1_000_000));
+    section.read("target_size", &mut listen.target_size, value::size(256..=60 * KIB));
+    section.read("fields", &mut listen.fields, value::count(10..=10_000));
     section.read("head_size", &mut listen.head_size, value::size(8 * KIB..=1024 * KIB));
     section.read("head", &mut listen.head, value::timeout);
     section.read("idle", &mut listen.idle, value::timeout);

@@ -43,7 +43,26 @@ fn front(page: &mut Page, config: &Config) {
     page.section("listen");
     page.list("address", listen.address.iter());
     page.text("via", listen.via.as_deref().unwrap_or_default());
+    for (key, file) in [
+        ("tls_certificate_file", &listen.tls_certificate_file),
+        ("tls_key_file", &listen.tls_key_file),
+        ("tls_client_ca_file", &listen.tls_client_ca_file),
+    ] {
+        let file = file.as_deref().unwrap_or_else(|| "".as_ref());
+        page.text(key, &file.to_string_lossy());
+    }
+    page.text("http2", listen.http2.name());
+    page.list("trusted", listen.trusted.iter());
+    page.key("proxy_protocol", &listen.proxy_protocol.to_string());
     page.key("connections", &listen.connections.to_string());
+    page.key("connections_per_peer", &listen.connections_per_peer.to_string());
+    page.key("requests", &listen.requests.to_string());
+    page.key("connection_requests", &listen.connection_requests.to_string());
+    page.duration("connection_age", listen.connection_age);
+    page.key("streams", &listen.streams.to_string());
+    page.key("control_frames", &listen.control_frames.to_string());
+    page.key("target_size", &show_size(listen.target_size.into()));
+    page.key("fields", &listen.fields.to_string());
     page.key("head_size", &show_size(listen.head_size.into()));
     page.duration("head", listen.head);
     page.duration("idle", listen.idle);

@@ -5,10 +5,11 @@
 //! 2. A template that passes starts with `/`, and each of its parameters is a whole segment with a
 //!    name of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use http::{HeaderName, Method, Uri};
+use ipnet::IpNet;
 
 use super::fault::Fault;
 use super::value::{self, Value};
@@ -42,6 +43,18 @@ pub(super) fn host(value: Value<'_>) -> Result<String, Fault> {
         return Err(Fault::new(format!("{text:?} is no host name"), format!("write {wanted}")));
     }
     Ok(text.to_ascii_lowercase())
+}
+
+/// A network such as `10.0.0.0/8`, or one address.
+pub(super) fn network(value: Value<'_>) -> Result<IpNet, Fault> {
+    let wanted = "an address or a network in quotes, such as \"10.0.0.0/8\"";
+    let text = value.text(wanted)?;
+    text.parse::<IpNet>()
+        .or_else(|_no_network| text.parse::<IpAddr>().map(IpNet::from))
+        .map(|network| network.trunc())
+        .map_err(|_no_address| {
+            Fault::new(format!("{text:?} is no network"), format!("write {wanted}"))
+        })
 }
 
 /// The path of a file; `""` = none.

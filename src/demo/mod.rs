@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock, Dice};
 use crate::config::{AccessLog, Config, Rate};
-use crate::listener::{self, BindError, Places, Workers};
+use crate::listener::{self, BindError, Ground, Places, Workers};
 use crate::server::{Server, Setting, StartError};
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::Lines;
@@ -121,11 +121,17 @@ impl Stage {
         let sockets = listener::bind(&[ANY_PORT])?;
         let address = only(sockets.first().map(std::net::TcpListener::local_addr))?;
         let listen = Config::default().listen;
-        let (handler, until, time) = (sample.clone(), shutdown.clone(), clock.clone());
-        let serving = shutdown.spawn(async move {
-            let places = Places::new(listen.connections);
-            listener::serve(sockets, &listen, places, Workers::here(), time, until, handler).await
-        });
+        let ground = Ground {
+            places: Places::new(listen.connections),
+            workers: Workers::here(),
+            tls: None,
+            clock: clock.clone(),
+            dice: Dice::seeded(2),
+            shutdown: shutdown.clone(),
+        };
+        let handler = sample.clone();
+        let serving =
+            shutdown.spawn(async move { listener::serve(sockets, &listen, ground, handler).await });
         // The log goes nowhere: what there is to see stands on the page.
         let lines = Lines::to(io::sink()).map_err(DemoError::Machine)?;
         // Chance without entropy is enough here: it makes request ids and jitter, no secrets.

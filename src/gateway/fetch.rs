@@ -63,6 +63,7 @@ impl Gateway {
         why: Forward,
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
+        self.admit_wait()?;
         let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Miss };
         if asked.goes_as_head() {
             return self.head(asked, key, prior, why).await;

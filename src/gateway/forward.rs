@@ -57,6 +57,7 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
         // What a read has of content crosses only where everything does.
+        self.admit_wait()?;
         let contentless = asked.inbound.is_safe_read() && !asked.matched.route.forwards_all();
         let body = if contentless { Bytes::new() } else { self.guarded_body(&asked).await? };
         let errand = self.errand(&asked, caller, body);

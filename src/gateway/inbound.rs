@@ -23,10 +23,11 @@ use super::Gateway;
 use super::values;
 use crate::alphabet::hex_pair;
 use crate::clock::{Dice, Now};
+use crate::config;
 use crate::error::Error;
 use crate::listener::{FramingError, framing};
 use crate::telemetry::Arrival;
-use crate::upstream::fields::{self, Hops};
+use crate::upstream::fields::{self, FieldError, Hops};
 
 /// A body that a request can have.
 pub trait Payload:
@@ -229,7 +230,8 @@ impl<'a, B> Inbound<'a, B> {
     }
 
     /// Refuses a head that can't be acted on without guessing.
-    pub(super) fn check(&self, via: &str) -> Result<(), Error> {
+    pub(super) fn check(&self, via: &str, bounds: &Bounds) -> Result<(), Error> {
+        bounds.check(self.version(), self.uri(), self.fields())?;
         fields::host(self.version(), self.uri(), self.fields())?;
         if !self.line.rare.has(Rare::HOP) {
             return Ok(());
@@ -244,6 +246,38 @@ impl<'a, B> Inbound<'a, B> {
             return Err(Error::Loop);
         }
         Ok(())
+    }
+}
+
+/// How large a request's head may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    target: usize,
+    head: usize,
+    fields: usize,
+}
+
+impl Bounds {
+    pub(super) fn of(listen: &config::Listen) -> Self {
+        Self { target: listen.target_size, head: listen.head_size, fields: listen.fields }
+    }
+
+    fn check(&self, version: Version, uri: &Uri, fields: &HeaderMap) -> Result<(), Error> {
+        let target = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+        if target > self.target {
+            return Err(FieldError::TargetTooLong.into());
+        }
+        // Those of HTTP/1.1 were measured as they came in.
+        if version == Version::HTTP_2 && (fields.len() > self.fields || self.is_large(fields)) {
+            return Err(FieldError::TooLarge.into());
+        }
+        Ok(())
+    }
+
+    /// RFC 9113 §6.5.2 counts 32 bytes for each field beside its name and value.
+    fn is_large(&self, fields: &HeaderMap) -> bool {
+        let sizes = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        sizes.sum::<usize>() > self.head
     }
 }
 

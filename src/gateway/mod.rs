@@ -12,7 +12,7 @@
 //! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
-//! [`account`] and [`observe`] (what is told of it); [`session`] (what a connection is remembered by); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
+//! [`account`] and [`observe`] (what is told of it); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::cache::flight::Flights;
@@ -46,7 +47,7 @@ use crate::upstream::Upstreams;
 
 use account::Account;
 use asked::Asked;
-use inbound::{Inbound, RequestLine};
+use inbound::{Bounds, Inbound, RequestLine};
 use interim::Interim;
 use landing::Landing;
 use plan::Plan;
@@ -58,6 +59,7 @@ mod compose;
 mod effect;
 mod fetch;
 mod forward;
+mod forwarded;
 mod head;
 mod inbound;
 mod interim;
@@ -104,6 +106,11 @@ struct Shared {
     via: String,
     /// Routes and reasons that were already warned of.
     warned: Mutex<HashSet<(u16, &'static str)>>,
+    /// Peers that are believed whom they pass on.
+    trusted: Vec<IpNet>,
+    bounds: Bounds,
+    /// Most requests in flight beyond which none goes upstream.
+    requests: i64,
     request_body: usize,
     body_cap: usize,
     body_time: Duration,
@@ -150,6 +157,12 @@ impl Gateway {
             flights: Flights::new(shutdown.clone()),
             via: via.unwrap_or_else(|| format!("unitgate-{:08x}", dice.roll() >> 32)),
             warned: Mutex::default(),
+            trusted: config.listen.trusted.clone(),
+            bounds: Bounds::of(&config.listen),
+            requests: match config.listen.requests {
+                0 => i64::MAX,
+                most => i64::try_from(most).unwrap_or(i64::MAX),
+            },
             request_body: config.limits.request_body,
             body_cap: config.upstream.max_body,
             body_time: config.listen.body,
@@ -190,6 +203,13 @@ impl Gateway {
         }
     }
 
+    /// A connection of `peer` begins.
+    pub fn session(&self, peer: IpAddr) -> Session {
+        let session = Session::of(peer);
+        let trusted = self.0.trusted.iter().any(|network| network.contains(&session.peer));
+        Session { trusted, ..session }
+    }
+
     /// Whether its masker leaves no secret in a sample of its own.
     pub fn masks_its_own_sample(&self) -> bool {
         self.0.masker.self_test().is_ok()
@@ -203,7 +223,11 @@ impl Gateway {
         ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
         let now = self.0.clock.now();
-        let (line, fields, body) = RequestLine::of(request, session.peer, now, self);
+        let mut peer = session.peer;
+        if session.trusted {
+            peer = forwarded::client(request.headers(), &self.0.trusted, peer);
+        }
+        let (line, fields, body) = RequestLine::of(request, peer, now, self);
         let exchange = self.0.telemetry.begin(line.arrival());
         let inbound = Inbound::new(&line, fields, body);
         let mut account = Account::new(exchange, ahead);
@@ -221,12 +245,12 @@ impl Gateway {
         session: &Session,
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
-        self.admit_peer(session.peer)?;
+        self.admit_peer(inbound.line().peer)?;
         let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
             account.found(matched);
         }
-        inbound.check(&self.0.via)?;
+        inbound.check(&self.0.via, &self.0.bounds)?;
         let matched = matched?;
         let caller = self.identify(inbound, session, &matched)?;
         if let Some(caller) = &caller {
@@ -383,9 +407,15 @@ impl Gateway {
         }
         let caller = self.0.callers.identify(inbound.fields(), &session.last_caller);
         if caller.is_err() {
-            self.0.limits.charge_peer(session.peer);
+            self.0.limits.charge_peer(inbound.line().peer);
         }
         Ok(Some(caller?))
+    }
+
+    /// Whether one more request may wait for the upstream. Hits never ask.
+    fn admit_wait(&self) -> Result<(), Error> {
+        let in_flight = self.metrics().requests_in_flight.get();
+        if in_flight > self.0.requests { Err(Error::Overloaded) } else { Ok(()) }
     }
 
     fn admit(&self, caller: &Caller, matched: &Match<'_>) -> Result<Option<Quota>, Error> {

@@ -75,6 +75,9 @@ fn explain(fields: &mut HeaderMap, error: &Error) {
         Error::Caller(error) => {
             fields.insert(WWW_AUTHENTICATE, challenge(*error));
         }
+        Error::Overloaded => {
+            fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         Error::Throttled(throttled) => {
             fields.insert(RETRY_AFTER, HeaderValue::from(throttled.retry_after));
             if let (Some(quota), Limiter::Upstream) = (&throttled.quota, throttled.by) {

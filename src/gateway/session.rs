@@ -9,12 +9,14 @@ use crate::caller::LastCaller;
 pub struct Session {
     /// Whose it is; an IPv4 address that came in through an IPv6 socket is an IPv4 address.
     pub(super) peer: IpAddr,
+    /// Whether it is believed what it says of the clients behind it.
+    pub(super) trusted: bool,
     pub(super) last_caller: LastCaller,
 }
 
 impl Session {
-    /// A new connection.
+    /// A new connection of a client that speaks for itself.
     pub fn of(peer: IpAddr) -> Self {
-        Self { peer: peer.to_canonical(), last_caller: LastCaller::default() }
+        Self { peer: peer.to_canonical(), trusted: false, last_caller: LastCaller::default() }
     }
 }

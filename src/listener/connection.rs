@@ -1,58 +1,94 @@
-//! One connection from its first byte to its last.
+//! One connection of HTTP/1.1 from its first byte to its last, and what all connections share.
 //!
 //! *Invariants*
-//! 1. It was counted as opened and is counted as closed, also when its handler panics.
+//! 1. Its last answer says so: when it is worn, when the port drains.
 //! 2. An answer that may still be unread is not lost to a reset: the client's unread bytes are taken
 //!    off for a moment before the socket is closed (RFC 9112 §9.6).
 //! 3. What the client did wrong is answered where that is still possible.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::{Body as _, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
 
-use super::io::{Activity, Alarm, Patience, Ticks, Timed};
-use super::{Change, Handler, Refused};
-use crate::clock::Clock;
+use super::http2::Here;
+use super::io::{Activity, Alarm, Patience, Ticks, Timed, Wear};
+use super::peers::Peers;
+use super::tls::Tls;
+use super::{Handler, Refused};
+use crate::clock::{Clock, Dice};
 use crate::config;
 
 /// What all connections of one `serve` share.
 pub(super) struct Port<H> {
     pub(super) handler: H,
     pub(super) ticks: Ticks,
+    pub(super) patience: Patience,
+    pub(super) tls: Option<Tls>,
+    pub(super) http2: http2::Builder<Here>,
+    /// HTTP/2 without TLS.
+    pub(super) h2c: bool,
+    pub(super) proxy_protocol: bool,
+    pub(super) peers: Peers,
+    pub(super) control_frames: u32,
+    pub(super) drain_began: Notify,
+    trusted: Vec<IpNet>,
     clock: Clock,
+    dice: Dice,
     http1: http1::Builder,
-    patience: Patience,
+    requests: u64,
+    age: Duration,
     longest_line: usize,
     draining: AtomicBool,
-    drain_began: Notify,
 }
 
 impl<H: Handler> Port<H> {
-    pub(super) fn new(config: &config::Listen, clock: Clock, handler: H) -> Self {
+    pub(super) fn new(
+        config: &config::Listen,
+        tls: Option<Tls>,
+        clock: Clock,
+        dice: Dice,
+        handler: H,
+    ) -> Self {
         let mut http1 = http1::Builder::new();
         // A client that closes its side has left (as nginx sees it): else nobody would notice one
-        // that really has while its request is worked on. More than 100 fields are too many by hyper's
-        // own count, which is kept: another one would cost an allocation per request.
+        // that really has while its request is worked on.
         http1.half_close(false).header_read_timeout(None);
         http1.max_header_size(config.head_size).max_buf_size(config.head_size.max(SMALLEST_BUFFER));
+        // hyper's own count; another one costs an allocation per request.
+        if config.fields != HYPERS_FIELDS {
+            http1.max_headers(config.fields);
+        }
         Self {
             handler,
+            tls,
+            http2: super::http2::builder(config),
+            h2c: config.http2 == config::Http2::All,
+            proxy_protocol: config.proxy_protocol,
+            peers: Peers::new(config.connections_per_peer),
+            control_frames: config.control_frames,
+            trusted: config.trusted.clone(),
+            requests: config.connection_requests,
+            age: config.connection_age,
             ticks: Ticks::new(),
             clock,
+            dice,
             http1,
             patience: Patience { head: config.head, idle: config.idle, write: config.write },
             longest_line: config.head_size.min(LONGEST_LINE),
@@ -61,18 +97,29 @@ impl<H: Handler> Port<H> {
         }
     }
 
+    /// What a new connection may last.
+    pub(super) fn wear(&self) -> Wear {
+        Wear::new(self.ticks.clone(), self.requests, self.dice.shorten(self.age, AGE_JITTER))
+    }
+
+    /// Whether a peer is believed what it says of clients.
+    pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&peer))
+    }
+
     /// Tells every connection that it has to come to its end.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.drain_began.notify_waiters();
     }
 
-    fn draining(&self) -> bool {
+    pub(super) fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
     /// An answer of the listener's own, without content. With `Date` (RFC 9110 §6.6.1).
-    fn answer(&self, status: &str) -> String {
+    pub(super) fn answer(&self, status: &str) -> String {
         let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + self.clock.now().wall);
         format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\ndate: {date}\r\n\r\n"
@@ -82,22 +129,27 @@ impl<H: Handler> Port<H> {
 
 /// What a connection runs on: TCP, and what is laid over it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Closes with a reset and drops what was not delivered: for a client that takes nothing, so that
-    /// the kernel keeps none of it.
-    fn reset(self);
+    /// Has its close be a reset that drops what was not delivered: for a client that takes nothing, so
+    /// that the kernel keeps none of it.
+    fn reset_on_close(&self);
 }
 
 impl Stream for TcpStream {
-    fn reset(self) {
+    fn reset_on_close(&self) {
         // Where it fails the socket is closed as usual.
         self.set_zero_linger().ok();
     }
 }
 
-/// Serves one connection to its end.
+impl<S: Stream> Stream for TlsStream<S> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+}
+
+/// Serves one connection of HTTP/1.1 to its end.
 pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
-    let _counted = Counted::new(&port.handler);
-    let activity = Arc::new(Activity::new(port.ticks.clone()));
+    let activity = Arc::new(Activity::new(port.ticks.clone(), port.wear()));
     let (ended, stream) = exchange(stream, peer, &port, &activity).await;
     if let Some(why) = ended {
         port.handler.refused(why, peer);
@@ -111,8 +163,8 @@ pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port
         Some(Refused::LongTarget) => farewell(stream, port.answer("414 URI Too Long")).await,
         Some(Refused::MalformedHead | Refused::LargeHead) => farewell(stream, String::new()).await,
         None if activity.may_send_on(FAREWELL) => farewell(stream, String::new()).await,
-        Some(Refused::WriteStalled) => stream.reset(),
-        Some(Refused::SlowHead | Refused::Idle | Refused::Aborted | Refused::BadReply) | None => {}
+        Some(Refused::WriteStalled) => stream.reset_on_close(),
+        _ => {}
     }
 }
 
@@ -131,7 +183,11 @@ async fn exchange<S: Stream, H: Handler>(
         asked.2.asked(!request.body().is_end_stream());
         async move {
             let (handler, session, activity) = &*asked;
-            let response = handler.call(request, session, activity.ahead()).await;
+            let mut response = handler.call(request, session, activity.ahead()).await;
+            if activity.is_worn() {
+                // RFC 9112 §9.6; hyper closes after an answer that says so.
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
             activity.answered();
             Ok::<_, Infallible>(response)
         }
@@ -160,7 +216,10 @@ async fn exchange<S: Stream, H: Handler>(
             Poll::Ready(served) => Poll::Ready(judge(served, activity)),
             // What has begun to come is no request yet, and may never be one: no drain waits for it.
             Poll::Pending if told && activity.in_head() => Poll::Ready(None),
-            Poll::Pending => alarm.poll(cx, moved, activity, &port.patience).map(Some),
+            Poll::Pending => match activity.deadline(&port.patience) {
+                Some((at, why)) => alarm.poll(cx, moved, at).map(|()| Some(why)),
+                None => Poll::Pending,
+            },
         }
     })
     .await;
@@ -189,7 +248,7 @@ fn judge(served: hyper::Result<()>, activity: &Activity) -> Option<Refused> {
 
 /// Sends `answer`, closes our side, and takes off for a moment what the client still sends: closing at
 /// once would reset the connection, and the client could lose an answer that it has not read yet.
-async fn farewell<S: Stream>(mut stream: S, answer: String) {
+pub(super) async fn farewell<S: Stream>(mut stream: S, answer: String) {
     let parting = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
@@ -199,24 +258,16 @@ async fn farewell<S: Stream>(mut stream: S, answer: String) {
     drop(tokio::time::timeout(FAREWELL, parting).await);
 }
 
-/// A connection in the handler's count.
-struct Counted<'a, H: Handler>(&'a H);
-
-impl<'a, H: Handler> Counted<'a, H> {
-    fn new(handler: &'a H) -> Self {
-        handler.connections(Change::Opened);
-        Self(handler)
-    }
-}
-
-impl<H: Handler> Drop for Counted<'_, H> {
-    fn drop(&mut self) {
-        self.0.connections(Change::Closed);
-    }
-}
-
 /// How long a closed connection's last bytes are waited for.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// hyper's default for the number of fields.
+const HYPERS_FIELDS: usize = 100;
+
+/// Part of a connection's age that chance may take away, so that not all end together.
+const AGE_JITTER: f64 = 0.25;
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// hyper's smallest buffer for a connection; smaller heads are still held to `listen.head_size`.
 const SMALLEST_BUFFER: usize = 8192;

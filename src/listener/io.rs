@@ -176,6 +176,37 @@ pub(super) struct Activity {
     long_target: AtomicBool,
     body: AtomicBool,
     ahead: Ahead,
+    wear: Wear,
+}
+
+/// How many requests a connection has had, and how many and how long it may have at most.
+#[derive(Debug)]
+pub(super) struct Wear {
+    ticks: Ticks,
+    requests: AtomicU64,
+    most: u64,
+    until: u64,
+}
+
+impl Wear {
+    /// A new connection that is to end after `most` requests, and after `age`; 0 = it need not.
+    pub(super) fn new(ticks: Ticks, most: u64, age: Duration) -> Self {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let until = if age == 0 { u64::MAX } else { ticks.now().saturating_add(age) };
+        let most = if most == 0 { u64::MAX } else { most };
+        Self { ticks, requests: AtomicU64::new(0), most, until }
+    }
+
+    /// One more request.
+    pub(super) fn asked(&self) {
+        // One task alone counts; an addition that others could see halfway would cost more.
+        self.requests.store(self.requests.load(Relaxed).saturating_add(1), Relaxed);
+    }
+
+    /// Whether the connection has had its share and is to end in order.
+    pub(super) fn is_out(&self) -> bool {
+        self.requests.load(Relaxed) >= self.most || self.ticks.now() >= self.until
+    }
 }
 
 /// What a connection waits for.
@@ -195,8 +226,9 @@ pub(super) enum Phase {
 impl Activity {
     /// A connection that was just accepted. It may wait for its first request as long as for any
     /// other: load balancers open connections ahead of need.
-    pub(super) fn new(ticks: Ticks) -> Self {
+    pub(super) fn new(ticks: Ticks, wear: Wear) -> Self {
         Self {
+            wear,
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(ticks.now()),
             stalled: AtomicU64::new(0),
@@ -210,6 +242,7 @@ impl Activity {
 
     /// A head is complete and its request was handed to the handler.
     pub(super) fn asked(&self, has_body: bool) {
+        self.wear.asked();
         self.body.store(has_body, Relaxed);
         self.phase.store(Phase::Busy as u8, Relaxed);
     }
@@ -218,6 +251,11 @@ impl Activity {
     pub(super) fn answered(&self) {
         self.ahead.answered();
         self.enter(Phase::Idle);
+    }
+
+    /// Whether the answer under way is to be the connection's last.
+    pub(super) fn is_worn(&self) -> bool {
+        self.wear.is_out()
     }
 
     /// Where interim responses to the request under way go.
@@ -272,7 +310,7 @@ impl Activity {
     }
 
     /// Until when the client has to do something, and what it is if it does not.
-    fn deadline(&self, patience: &Patience) -> Option<(Instant, Refused)> {
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<(Instant, Refused)> {
         let stalled = self.stalled.load(Relaxed);
         let since = self.since.load(Relaxed);
         let (since, patience, why) = match self.phase() {
@@ -305,22 +343,18 @@ impl Alarm {
         Self { sleep: Box::pin(tokio::time::sleep(patience.idle)) }
     }
 
-    /// Why the connection has to end, if its time is over; else the task is woken when it may be.
-    /// `moved`: whether the waker is another one than last time.
+    /// Ready once `deadline` is over; else the task is woken when it may be. `moved`: whether the waker is
+    /// another one than last time.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         mut moved: bool,
-        activity: &Activity,
-        patience: &Patience,
-    ) -> Poll<Refused> {
-        let Some((deadline, why)) = activity.deadline(patience) else {
-            return Poll::Pending;
-        };
+        deadline: Instant,
+    ) -> Poll<()> {
         loop {
             if self.sleep.is_elapsed() {
                 if deadline <= Instant::now() {
-                    return Poll::Ready(why);
+                    return Poll::Ready(());
                 }
                 self.sleep.as_mut().reset(deadline);
             } else if deadline < self.sleep.deadline() {
@@ -360,17 +394,17 @@ impl Ticks {
         }
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.now.load(Relaxed)
     }
 
-    fn instant(&self, tick: u64) -> Instant {
+    pub(super) fn instant(&self, tick: u64) -> Instant {
         self.start + Duration::from_millis(tick)
     }
 }
 
 /// How coarse the clock is.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
@@ -384,6 +418,27 @@ mod tests {
         write: Duration::from_secs(30),
     };
 
+    impl Wear {
+        fn none(ticks: &Ticks) -> Self {
+            Self::new(ticks.clone(), 0, Duration::ZERO)
+        }
+    }
+
+    #[test]
+    fn a_connection_wears_out_by_requests_or_by_age_or_never() {
+        let ticks = Ticks::new();
+        let (by_count, by_age, never) = (
+            Wear::new(ticks.clone(), 2, Duration::ZERO),
+            Wear::new(ticks.clone(), 0, Duration::from_mins(1)),
+            Wear::none(&ticks),
+        );
+        by_count.asked();
+        assert!(!by_count.is_out() && !by_age.is_out());
+        by_count.asked();
+        ticks.now.store(60_001, Relaxed);
+        assert!(by_count.is_out() && by_age.is_out() && !never.is_out());
+    }
+
     struct Watched {
         client: DuplexStream,
         timed: Timed<DuplexStream>,
@@ -394,7 +449,7 @@ mod tests {
     impl Watched {
         fn new() -> Self {
             let ticks = Ticks::new();
-            let activity = Arc::new(Activity::new(ticks.clone()));
+            let activity = Arc::new(Activity::new(ticks.clone(), Wear::none(&ticks)));
             let (client, server) = duplex(8);
             let timed = Timed::new(server, Arc::clone(&activity), 10);
             Self { client, timed, activity, ticks }
@@ -537,15 +592,15 @@ mod tests {
     #[tokio::test]
     async fn the_ticks_move_and_a_timer_is_never_early() {
         let ticks = Ticks::new();
-        let activity = Activity::new(ticks.clone());
+        let activity = Activity::new(ticks.clone(), Wear::none(&ticks));
         let patience = Patience { idle: TICK, ..PATIENCE };
         let began = Instant::now();
         let mut alarm = Alarm::new(&patience);
-        let rung = std::future::poll_fn(|cx| alarm.poll(cx, true, &activity, &patience));
-        let why = tokio::select! {
-            why = rung => why,
+        let (deadline, why) = activity.deadline(&patience).unwrap();
+        tokio::select! {
+            () = std::future::poll_fn(|cx| alarm.poll(cx, true, deadline)) => {}
             never = ticks.run() => match never {},
-        };
+        }
         assert_eq!(why, Refused::Idle);
         assert!(began.elapsed() >= TICK && ticks.now() > 1);
     }

@@ -1,29 +1,40 @@
-//! The public port: accepts connections, speaks HTTP/1.1 and 1.0 on them, ends whoever stalls.
+//! The public port: accepts connections, speaks HTTP/1.1, 1.0 and 2 on them, plain or in TLS, ends whoever stalls.
 //!
 //! *Invariants*
 //! 1. Every connection ends: while a request is not being worked on, one of the head, idle and write
 //!    timers is running; while it is, its handler's own deadlines are.
 //! 2. Each thing that ends a connection otherwise than in order is told to the handler once.
-//! 3. At most as many connections as [`Places`] has are open; further ones wait in the kernel's
-//!    backlog and are not accepted to be dropped.
+//! 3. At most as many connections as [`Places`] has are served; further ones are answered 503, a few at a
+//!    time, the rest of them wait in the kernel's backlog.
 //! 4. Draining closes the sockets at once, idle connections at once, and the others after the answer
-//!    that is under way, which says `Connection: close`.
-//! 5. No timer is touched and nothing is allocated here per request.
+//!    that is under way, which says `Connection: close`, or after GOAWAY.
+//! 5. No timer is touched and nothing is allocated here per request of HTTP/1.1.
 //!
 //! *Why not hyper's own timer:* it starts when a connection goes idle, so that idle and head time
 //! are one; it is set anew for each request, which costs 7 % of a small answer; and there is none for
 //! a client that does not read.
 //!
-//! *Why not answer 503 above the most connections:* the client would retry at once; a connection that
-//! waits in the backlog is served as soon as there is a place.
+//! *Why answer 503 above the most connections* instead of leaving them in the backlog: there a client waits
+//! without a word until its own patience ends, and a load balancer takes us for well.
+//!
+//! *Where things are:* `entrance` finds out what a connection speaks (`proxy`, `tls`, `rewound`); `connection`
+//! serves HTTP/1.1 over `io`, `http2` serves HTTP/2 over `pulse` and `frames`.
 
 mod ahead;
 mod bind;
 mod connection;
+mod entrance;
+mod frames;
 mod framing;
+mod http2;
 mod io;
+mod peers;
+mod proxy;
+mod pulse;
+mod rewound;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod workers;
 
 use std::convert::Infallible;
@@ -41,13 +52,14 @@ use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Dice};
 use crate::config;
 use crate::shutdown::Shutdown;
 
 pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
+pub use tls::{Tls, TlsError};
 pub use workers::Workers;
 
 use connection::Port;
@@ -56,7 +68,7 @@ use connection::Port;
 pub trait Handler: Clone + Send + Sync + 'static {
     /// The body of its answers. Its bytes are at hand: idle time counts from when an answer is handed
     /// over, or from the last byte of it that was written.
-    type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static;
 
     /// What it knows of a connection from one request to the next.
     type Session: Send + Sync + 'static;
@@ -78,6 +90,17 @@ pub trait Handler: Clone + Send + Sync + 'static {
         let _ = (why, peer);
     }
 
+    /// So many requests of an HTTP/2 connection were refused before they became one: malformed, too large a
+    /// head, or more at once than the client was told it may.
+    fn streams_refused(&self, count: u64) {
+        let _ = count;
+    }
+
+    /// The files of certificate and key have changed, and were taken over or can't be.
+    fn certificate_changed(&self, outcome: Result<(), TlsError>) {
+        drop(outcome);
+    }
+
     /// A connection was opened or closed.
     fn connections(&self, change: Change) {
         let _ = change;
@@ -94,6 +117,14 @@ pub trait Handler: Clone + Send + Sync + 'static {
 /// nobody did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refused {
+    /// All places for connections are taken: answered 503, with TLS closed only.
+    Shed,
+    /// The address has too many connections: answered 503, with TLS closed only.
+    PeerFull,
+    /// A trusted peer began with no PROXY header that can be read: closed.
+    BadProxyHeader,
+    /// The TLS handshake failed or took longer than `listen.head`: closed.
+    TlsFailed,
     /// What came is no head of HTTP/1: answered 400. For an HTTP/2 preface closed only.
     MalformedHead,
     /// The fields are too large or too many: answered 431.
@@ -106,6 +137,10 @@ pub enum Refused {
     Idle,
     /// The client took nothing of an answer for `listen.write`: reset.
     WriteStalled,
+    /// The client sent more frames of HTTP/2 that bring nothing than it may: closed.
+    Flood,
+    /// The client broke the rules of HTTP/2, or reset more streams than hyper lets it: GOAWAY.
+    Http2,
     /// The client left in the middle of a request or an answer.
     Aborted,
     /// The handler's answer could not be framed, a mistake of ours: closed.
@@ -114,13 +149,19 @@ pub enum Refused {
 
 impl Refused {
     /// All of them, in the order of a connection's life.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
+        Self::Shed,
+        Self::PeerFull,
+        Self::BadProxyHeader,
+        Self::TlsFailed,
         Self::MalformedHead,
         Self::LargeHead,
         Self::LongTarget,
         Self::SlowHead,
         Self::Idle,
         Self::WriteStalled,
+        Self::Flood,
+        Self::Http2,
         Self::Aborted,
         Self::BadReply,
     ];
@@ -128,12 +169,18 @@ impl Refused {
     /// Its name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Shed => "shed",
+            Self::PeerFull => "peer_full",
+            Self::BadProxyHeader => "bad_proxy_header",
+            Self::TlsFailed => "tls_failed",
             Self::MalformedHead => "malformed_head",
             Self::LargeHead => "large_head",
             Self::LongTarget => "long_target",
             Self::SlowHead => "slow_head",
             Self::Idle => "idle",
             Self::WriteStalled => "write_stalled",
+            Self::Flood => "flood",
+            Self::Http2 => "http2",
             Self::Aborted => "aborted",
             Self::BadReply => "bad_reply",
         }
@@ -151,60 +198,103 @@ pub enum Change {
 
 /// The places for connections; clones share them, so that several [`serve`]s keep one cap.
 #[derive(Clone, Debug)]
-pub struct Places(Arc<Semaphore>);
+pub struct Places {
+    served: Arc<Semaphore>,
+    /// For those that are turned away, while they are told so.
+    shed: Arc<Semaphore>,
+}
+
+/// Where a connection is.
+enum Place {
+    Served(OwnedSemaphorePermit),
+    Shed(OwnedSemaphorePermit),
+}
 
 impl Places {
     /// `connections` places, at least one.
     pub fn new(connections: usize) -> Self {
-        Self(Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))))
+        let served = connections.clamp(1, Semaphore::MAX_PERMITS);
+        Self { served: Arc::new(Semaphore::new(served)), shed: Arc::new(Semaphore::new(SHED)) }
     }
 
-    /// A place, as soon as there is one. `None` never happens: the places are never closed.
-    async fn take(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0).acquire_owned().await.ok()
+    /// Waits until a connection can be accepted, to be served or to be turned away.
+    async fn any(&self) {
+        // The places are never closed, so neither is an error.
+        tokio::select! {
+            biased;
+            place = self.served.acquire() => drop(place),
+            place = self.shed.acquire() => drop(place),
+        }
     }
+
+    /// A place for a connection that was accepted; `None` where one that was seen has been taken since.
+    fn take(&self) -> Option<Place> {
+        let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
+        take(&self.served).map(Place::Served).or_else(|| take(&self.shed).map(Place::Shed))
+    }
+}
+
+/// What a port is served with beside its sockets and its configuration.
+#[derive(Debug)]
+pub struct Ground {
+    /// The places for connections.
+    pub places: Places,
+    /// Who serves the connections.
+    pub workers: Workers,
+    /// TLS, if it is on.
+    pub tls: Option<Tls>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub dice: Dice,
+    /// The process's way to its end.
+    pub shutdown: Shutdown,
 }
 
 /// Serves `sockets` until draining begins, then finishes what is in flight; returns when no
 /// connection is left. The caller bounds the wait by its deadline.
 ///
-/// It accepts where it is called; each connection is served by one of the `workers`.
+/// It accepts where it is called; each connection is served by one of the workers.
 ///
 /// # Errors
 /// When the runtime cannot watch a socket; nothing was accepted then.
 pub async fn serve<H: Handler>(
     sockets: Vec<std::net::TcpListener>,
     config: &config::Listen,
-    places: Places,
-    workers: Workers,
-    clock: Clock,
-    shutdown: Shutdown,
+    ground: Ground,
     handler: H,
 ) -> Result<(), Error> {
+    let Ground { places, workers, tls, clock, dice, shutdown } = ground;
     let sockets: Vec<TcpListener> =
         sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
-    let port = Arc::new(Port::new(config, clock, handler));
+    let port = Arc::new(Port::new(config, tls, clock, dice, handler));
     let serving = async {
         let (alive, mut gone) = mpsc::channel::<Infallible>(1);
         {
             let mut draining = pin!(shutdown.draining());
             let mut turn = 0;
             loop {
-                let (stream, peer, place) = tokio::select! {
+                let (stream, peer) = tokio::select! {
                     biased;
                     () = &mut draining => break,
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
+                let Some(place) = places.take() else { continue };
                 // From here to its worker: a stream belongs to the runtime that watches it.
                 let Some(seat) = workers.seat() else { continue };
                 let stream = stream.into_std();
                 let runtime = seat.runtime.clone();
                 let (port, alive) = (Arc::clone(&port), alive.clone());
                 let work = async move {
-                    let _held = (place, seat, alive);
-                    match stream.and_then(TcpStream::from_std) {
-                        Ok(stream) => connection::run(stream, peer, port).await,
-                        Err(error) => port.handler.accept_failed(&error),
+                    let _held = (seat, alive);
+                    match (stream.and_then(TcpStream::from_std), place) {
+                        (Ok(stream), Place::Served(_place)) => {
+                            entrance::run(stream, peer, port).await;
+                        }
+                        (Ok(stream), Place::Shed(_place)) => {
+                            entrance::turn_away(stream, peer, &port, Refused::Shed).await;
+                        }
+                        (Err(error), _) => port.handler.accept_failed(&error),
                     }
                 };
                 drop(shutdown.spawn_on(&runtime, work));
@@ -215,9 +305,16 @@ pub async fn serve<H: Handler>(
         drop(alive);
         gone.recv().await;
     };
+    let certificates = async {
+        match &port.tls {
+            Some(tls) => tls.watch(|change| port.handler.certificate_changed(change)).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = serving => Ok(()),
         never = port.ticks.run() => match never {},
+        never = certificates => match never {},
     }
 }
 
@@ -228,15 +325,15 @@ async fn accept<H: Handler>(
     turn: &mut usize,
     places: &Places,
     handler: &H,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    let place = places.take().await;
+) -> (TcpStream, SocketAddr) {
+    places.any().await;
     loop {
         match accept_any(sockets, turn).await {
             Ok((stream, peer)) => {
                 // An answer is written at once and whole; waiting for more to send would only delay
                 // it. Fails only for a client that has left already, which the first read finds out.
                 stream.set_nodelay(true).ok();
-                return (stream, peer, place);
+                return (stream, peer);
             }
             Err(error) => {
                 handler.accept_failed(&error);
@@ -272,6 +369,9 @@ fn is_of_one_connection(error: &Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
+
+/// Most connections that are being turned away at once: each takes a descriptor and up to a second.
+const SHED: usize = 16;
 
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);

@@ -134,7 +134,15 @@ impl Serving {
         let (shutdown, desk_too, places) = (Shutdown::new(), desk.clone(), places.clone());
         let drained = shutdown.clone();
         let serving = async move {
-            serve(sockets, &config, places, Workers::here(), Clock::real(), drained, desk_too).await
+            let ground = Ground {
+                places,
+                workers: Workers::here(),
+                tls: Tls::load(&config).unwrap(),
+                clock: Clock::real(),
+                dice: Dice::seeded(1),
+                shutdown: drained,
+            };
+            serve(sockets, &config, ground, desk_too).await
         };
         let done = Shutdown::new().spawn(serving);
         Self { addresses, shutdown, desk, told: Mutex::new(told), done }
@@ -218,6 +226,7 @@ fn patient() -> config::Listen {
         idle: long,
         body: long,
         write: long,
+        ..config::Listen::default()
     }
 }
 
@@ -540,22 +549,24 @@ async fn a_panic_closes_its_own_connection_only() {
 }
 
 #[tokio::test]
-async fn connections_above_the_most_wait_and_are_served_in_the_end() {
+async fn connections_above_the_most_are_answered_503_whichever_port_they_come_to() {
     let places = Places::new(1);
     let serving = Serving::with(patient(), &places);
     let also = Serving::with(patient(), &places);
     let mut first = serving.connect().await;
     assert_eq!(first.get("/1").await, "/1");
-    let (mut second, mut third) = (serving.connect().await, also.connect().await);
-    for waiting in [&mut second, &mut third] {
-        waiting.send("GET /waited HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    for (port, mut turned_away) in
+        [(&serving, serving.connect().await), (&also, also.connect().await)]
+    {
+        let said = turned_away.rest().await;
+        assert!(
+            said.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"),
+            "{said}"
+        );
+        assert_eq!(port.told().await, Told::Refused(Refused::Shed));
     }
     assert_eq!(first.get("/2").await, "/2");
     assert_eq!((serving.opened(), also.opened()), (1, 0));
-    drop(first);
-    assert!(second.rest().await.ends_with("/waited"));
-    assert!(third.rest().await.ends_with("/waited"));
-    serving.counted(2, 2).await;
 }
 
 #[tokio::test]

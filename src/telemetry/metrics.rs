@@ -77,6 +77,10 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Client connections refused or ended by us, by reason.
     pub connections_ended_total: NamedCounters,
+    /// Requests of HTTP/2 connections refused before they became one: malformed, head too large, above listen.streams.
+    pub http2_requests_refused_total: IntCounter,
+    /// 1 while the files of the TLS certificate and key that were last seen are in use, 0 while they can't be used.
+    pub tls_certificate_last_load_successful: IntGauge,
     /// Log lines lost because the output could not keep up or failed.
     pub log_lines_dropped_total: Counters<Log>,
     /// 1 while new requests are welcome, 0 before listening, while draining and when the masker failed its self-test.
@@ -140,6 +144,9 @@ impl Metrics {
                 "reason",
                 &words.connections_ended,
             )?,
+            http2_requests_refused_total: r.counter("http2_requests_refused_total")?,
+            tls_certificate_last_load_successful: r
+                .gauge("tls_certificate_last_load_successful")?,
             log_lines_dropped_total: r.counters("log_lines_dropped_total", "log")?,
             ready: r.gauge("ready")?,
             config_last_load_successful: r.gauge("config_last_load_successful")?,

@@ -231,6 +231,10 @@ fn requests_connections_and_readiness_move_their_own_series_and_no_other() {
     moves(r#"connections_ended_total{reason="idle"}"#, |m| {
         m.connections_ended_total.inc("idle");
     });
+    moves("http2_requests_refused_total", |m| m.http2_requests_refused_total.inc());
+    moves("tls_certificate_last_load_successful", |m| {
+        m.tls_certificate_last_load_successful.set(1);
+    });
     moves("ready", |m| m.ready.set(1));
 }
 

@@ -57,9 +57,15 @@ pub enum Codings {
     Client,
 }
 
-/// Why the fields of a request are refused (400).
+/// Why the head of a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
+    /// Path and query are longer than `listen.target_size` (RFC 9110 §15.5.15).
+    #[error("the target is too long")]
+    TargetTooLong,
+    /// The fields are larger than `listen.head_size` or more than `listen.fields` (RFC 6585 §5).
+    #[error("the fields are too large or too many")]
+    TooLarge,
     /// HTTP/1.1 without Host, or a request for no host at all.
     #[error("the request has no Host")]
     HostMissing,

@@ -847,10 +847,30 @@ async fn a_route_has_the_rate_configured() {
 }
 
 /// Each key of the shipped file, and the test that sees its effect from outside.
-const SEEN: [(&str, &str); 64] = [
+const SEEN: [(&str, &str); 78] = [
     ("listen.address", "the_ports_are_where_they_are_configured"),
     ("listen.via", "via_grows_by_the_instance_and_keeps_what_was_there"),
     ("listen.connections", "it_answers_while_the_public_port_has_no_free_connection"),
+    ("listen.tls_certificate_file", "over_tls_each_client_gets_the_protocol_that_it_agrees_on"),
+    ("listen.tls_key_file", "a_changed_certificate_serves_new_connections_and_old_ones_go_on"),
+    ("listen.tls_client_ca_file", "where_clients_need_a_certificate_none_is_served_without"),
+    ("listen.http2", "without_tls_http2_is_spoken_only_where_it_is_configured"),
+    ("listen.trusted", "x_forwarded_for_is_believed_from_the_trusted_alone"),
+    ("listen.proxy_protocol", "a_trusted_balancer_tells_the_client_by_its_proxy_header"),
+    (
+        "listen.connections_per_peer",
+        "an_address_with_too_many_connections_is_told_so_and_others_are_served",
+    ),
+    (
+        "listen.requests",
+        "requests_above_those_that_may_wait_are_told_to_come_back_and_hits_are_served",
+    ),
+    ("listen.connection_requests", "a_connection_above_its_number_of_requests_ends_in_order"),
+    ("listen.connection_age", "a_connection_that_is_too_old_ends_in_order_with_its_next_answer"),
+    ("listen.streams", "streams_above_the_most_are_refused_and_told"),
+    ("listen.control_frames", "floods_of_frames_that_bring_nothing_end_the_connection"),
+    ("listen.target_size", "a_head_of_http2_is_held_to_the_sizes_of_http1"),
+    ("listen.fields", "a_head_of_http2_is_held_to_the_sizes_of_http1"),
     ("listen.head_size", "a_head_may_be_as_large_as_configured"),
     ("listen.head", "a_connection_that_does_not_end_in_order_is_told_by_its_reason"),
     ("listen.idle", "a_connection_that_does_not_end_in_order_is_told_by_its_reason"),

@@ -40,6 +40,7 @@ mod shared;
 mod stale;
 mod targeted;
 mod throttling;
+mod transport;
 mod types;
 mod upstream_failures;
 mod writes;

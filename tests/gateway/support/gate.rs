@@ -127,6 +127,11 @@ impl Gate {
         Client::new(self.admin, self.gateway.clone(), None)
     }
 
+    /// Where the public port listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Moves the gateway's clock ahead.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);

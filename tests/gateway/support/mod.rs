@@ -109,4 +109,4 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
 }
 
 /// How long is waited for what must happen before a test fails. Nothing that works takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,167 @@
+//! One HTTP/2 connection from its preface to its end (RFC 9113).
+//!
+//! *Invariants*
+//! 1. It ends, in order or not, when no stream is open for `listen.idle`, when a head takes longer than
+//!    `listen.head`, when nothing of what was answered is taken for `listen.write`, and when it floods.
+//! 2. When it is worn or the port drains, GOAWAY is sent and what is under way is finished.
+//! 3. Every head that hyper refused by itself is told.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::Request;
+use http::header::CONNECTION;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::connection::{FAREWELL, Port, Stream};
+use super::io::{Alarm, Patience, TICK};
+use super::pulse::{Answered, Framed, Pulse};
+use super::{Ahead, Handler, Refused};
+use crate::config;
+
+/// How HTTP/2 is spoken.
+pub(super) fn builder(config: &config::Listen) -> http2::Builder<Here> {
+    let mut http2 = http2::Builder::new(Here);
+    // A head that is too large is the gateway's to answer; above twice the size it isn't kept.
+    let head_size = u32::try_from(config.head_size.saturating_mul(2)).unwrap_or(u32::MAX);
+    http2
+        .max_concurrent_streams(config.streams)
+        .max_header_list_size(head_size)
+        // Bodies of requests are small, and what is under way of them is memory.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    http2
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
+    let pulse = Arc::new(Pulse::new(port.ticks.clone(), port.wear()));
+    exchange(stream, peer, &port, &pulse).await;
+}
+
+async fn exchange<S: Stream, H: Handler>(
+    stream: S,
+    peer: SocketAddr,
+    port: &Port<H>,
+    pulse: &Arc<Pulse>,
+) {
+    let session = port.handler.session(peer);
+    let asked = Arc::new((port.handler.clone(), session, Arc::clone(pulse)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let asked = Arc::clone(&asked);
+        let working = asked.2.asked();
+        async move {
+            let (handler, session, _) = &*asked;
+            // Interim responses go to clients of HTTP/1.1 only: hyper can't send them here.
+            let mut response = handler.call(request, session, &Ahead::new()).await;
+            // RFC 9113 §8.2.2: GOAWAY says it here.
+            response.headers_mut().remove(CONNECTION);
+            let answered = working.answered();
+            Ok::<_, Infallible>(response.map(|body| Answered::new(body, answered)))
+        }
+    });
+    let framed = Framed::new(stream, Arc::clone(pulse), port.control_frames);
+    let mut connection = pin!(port.http2.serve_connection(TokioIo::new(framed), service));
+    let mut alarm = Alarm::new(&port.patience);
+    let mut drain_began = pin!(port.drain_began.notified());
+    let mut told = None;
+    let ended = poll_fn(|cx| {
+        let _registered = drain_began.as_mut().poll(cx);
+        let mut served = connection.as_mut().poll(cx);
+        if served.is_pending() && told.is_none() && (port.draining() || pulse.is_worn()) {
+            told = Some(Instant::now());
+            connection.as_mut().graceful_shutdown();
+            served = connection.as_mut().poll(cx);
+        }
+        match served {
+            Poll::Ready(served) => Poll::Ready(judge(served, pulse)),
+            Poll::Pending => end(cx, &mut alarm, pulse, &port.patience, told),
+        }
+    })
+    .await;
+    // Told while the client can't have seen the end yet.
+    if let Some(why) = ended {
+        port.handler.refused(why, peer);
+    }
+    let refused = pulse.refused();
+    if refused > 0 {
+        port.handler.streams_refused(refused);
+    }
+}
+
+/// Whether the client has let its time run out.
+fn end(
+    cx: &mut Context<'_>,
+    alarm: &mut Alarm,
+    pulse: &Pulse,
+    patience: &Patience,
+    told: Option<Instant>,
+) -> Poll<Option<Refused>> {
+    let deadline = pulse.deadline(patience);
+    let (mut at, mut why) = deadline.map_or((None, None), |(at, why)| (Some(at), Some(why)));
+    // Who was told to leave and has nothing under way may have left without a word.
+    if let Some(told) = told.filter(|_| pulse.is_idle()) {
+        (at, why) = (Some(told + FAREWELL), None);
+    }
+    // With nothing to wait for, another look when the shortest time could have run out: a stream's end
+    // doesn't wake this task.
+    let again = patience.idle.min(patience.write) + TICK;
+    loop {
+        let due = at.unwrap_or_else(|| Instant::now() + again);
+        ready!(alarm.poll(cx, true, due));
+        if at.is_some() {
+            if why == Some(Refused::WriteStalled) {
+                pulse.reset_on_close();
+            }
+            return Poll::Ready(why);
+        }
+    }
+}
+
+/// What the end of hyper's part means.
+fn judge(served: hyper::Result<()>, pulse: &Pulse) -> Option<Refused> {
+    if pulse.has_flooded() {
+        return Some(Refused::Flood);
+    }
+    let error = served.err()?;
+    let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    match causes.find_map(|cause| cause.downcast_ref::<h2::Error>()) {
+        // GOAWAY that we sent for what the client did.
+        Some(error) if error.is_go_away() && error.is_library() => Some(Refused::Http2),
+        // The client left, with GOAWAY in order or without a word.
+        Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => None,
+        _ => Some(Refused::Aborted),
+    }
+}
+
+/// Runs streams beside their connection, on its worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Here;
+
+impl<F> Executor<F> for Here
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the drain waits for the connection, and that for its streams"
+        )]
+        tokio::spawn(stream);
+    }
+}
+
+/// What of a request's body may be under way on a stream.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 256 << 10;

@@ -1,0 +1,322 @@
+//! [`Pulse`]: what an HTTP/2 connection is at, noted by its stream, its requests and its answers.
+//!
+//! *Invariants*
+//! 1. A stream counts as open until its request is answered or given up, and as unread until the last byte
+//!    of its answer has gone to the kernel, or it was reset.
+//! 2. Whoever takes nothing of any answer stalls, whatever else it sends.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::Refused;
+use super::connection::Stream;
+use super::frames::Frames;
+use super::io::{Patience, TICK, Ticks, Wear};
+
+/// What a connection is at.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    ticks: Ticks,
+    wear: Wear,
+    /// Requests that the handler works on.
+    open: AtomicUsize,
+    /// Answers of which something is still to be sent.
+    unread: AtomicUsize,
+    /// When a stream last ended.
+    since: AtomicU64,
+    /// When something of an answer was last taken.
+    taken: AtomicU64,
+    /// Since when a write to the kernel makes no progress; 0 = none is pending.
+    stalled: AtomicU64,
+    /// Since when a head is under way; 0 = none is.
+    head: AtomicU64,
+    heads: AtomicU64,
+    requests: AtomicU64,
+    flooded: AtomicBool,
+    reset: AtomicBool,
+}
+
+impl Pulse {
+    pub(super) fn new(ticks: Ticks, wear: Wear) -> Self {
+        let now = AtomicU64::new(ticks.now());
+        Self {
+            ticks,
+            wear,
+            open: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            since: now,
+            taken: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            heads: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            flooded: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+        }
+    }
+
+    /// A request was handed to the handler, which works on it until the returned guard is dropped.
+    pub(super) fn asked(self: &Arc<Self>) -> Working {
+        self.wear.asked();
+        self.requests.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
+        Working(Arc::clone(self))
+    }
+
+    /// Whether no stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.load(Relaxed) == 0 && self.unread.load(Relaxed) == 0
+    }
+
+    /// Whether the connection has had its share and is to end in order.
+    pub(super) fn is_worn(&self) -> bool {
+        self.wear.is_out()
+    }
+
+    /// Whether the client sent more frames than it may.
+    pub(super) fn has_flooded(&self) -> bool {
+        self.flooded.load(Relaxed)
+    }
+
+    /// Heads that came and never reached the handler.
+    pub(super) fn refused(&self) -> u64 {
+        self.heads.load(Relaxed).saturating_sub(self.requests.load(Relaxed))
+    }
+
+    /// Has the connection closed with a reset: the client takes nothing.
+    pub(super) fn reset_on_close(&self) {
+        self.reset.store(true, Relaxed);
+    }
+
+    /// Until when the client has to do something, and what it is if it does not.
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<(Instant, Refused)> {
+        let stalled = self.stalled.load(Relaxed);
+        let head = self.head.load(Relaxed);
+        let unread = self.unread.load(Relaxed) > 0;
+        [
+            (stalled != 0).then_some((stalled, patience.write, Refused::WriteStalled)),
+            (head != 0).then_some((head, patience.head, Refused::SlowHead)),
+            unread.then(|| (self.taken.load(Relaxed), patience.write, Refused::WriteStalled)),
+            self.is_idle().then(|| (self.since.load(Relaxed), patience.idle, Refused::Idle)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(since, patience, why)| (self.ticks.instant(since) + TICK + patience, why))
+        .min_by_key(|(at, _)| *at)
+    }
+
+    fn took(&self) {
+        self.taken.store(self.ticks.now(), Relaxed);
+    }
+
+    fn wrote(&self, pending: bool) {
+        if !pending {
+            self.stalled.store(0, Relaxed);
+        } else if self.stalled.load(Relaxed) == 0 {
+            self.stalled.store(self.ticks.now(), Relaxed);
+        }
+    }
+}
+
+/// A request that the handler works on.
+#[derive(Debug)]
+pub(super) struct Working(Arc<Pulse>);
+
+impl Working {
+    /// It was answered; the answer is unread until the returned guard and its clones are dropped.
+    pub(super) fn answered(&self) -> Unread {
+        if self.0.unread.load(Relaxed) == 0 {
+            self.0.took();
+        }
+        Unread::new(&self.0)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.since.store(self.0.ticks.now(), Relaxed);
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An answer, or a part of one, that is still to be sent.
+#[derive(Debug)]
+pub(super) struct Unread(Arc<Pulse>);
+
+impl Unread {
+    fn new(pulse: &Arc<Pulse>) -> Self {
+        pulse.unread.fetch_add(1, Relaxed);
+        Self(Arc::clone(pulse))
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.took();
+        self.0.since.store(self.0.ticks.now(), Relaxed);
+        self.0.unread.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An answer's body that notes when it was taken.
+#[derive(Debug)]
+pub(super) struct Answered<B> {
+    body: B,
+    unread: Unread,
+}
+
+impl<B> Answered<B> {
+    pub(super) fn new(body: B, unread: Unread) -> Self {
+        Self { body, unread }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answered<B> {
+    type Data = Piece;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let piece = |bytes| Piece { bytes, unread: Unread::new(&self.unread.0) };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes of an answer on their way.
+#[derive(Debug)]
+pub(super) struct Piece {
+    bytes: Bytes,
+    unread: Unread,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.unread.0.took();
+    }
+}
+
+/// A stream whose frames are read along, and whose writes are noted.
+#[derive(Debug)]
+pub(super) struct Framed<S: Stream> {
+    stream: S,
+    pulse: Arc<Pulse>,
+    frames: Frames,
+}
+
+impl<S: Stream> Framed<S> {
+    pub(super) fn new(stream: S, pulse: Arc<Pulse>, control_frames: u32) -> Self {
+        let frames = Frames::new(control_frames, pulse.ticks.now());
+        Self { stream, pulse, frames }
+    }
+
+    fn received(&mut self, fresh: &[u8]) -> io::Result<()> {
+        let pulse = &self.pulse;
+        let now = pulse.ticks.now();
+        let flood = self.frames.read(fresh, now).is_err();
+        pulse.heads.store(self.frames.heads(), Relaxed);
+        if !self.frames.in_head() {
+            pulse.head.store(0, Relaxed);
+        } else if pulse.head.load(Relaxed) == 0 {
+            pulse.head.store(now, Relaxed);
+        }
+        if flood {
+            pulse.flooded.store(true, Relaxed);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, wrote: &Poll<io::Result<usize>>) {
+        self.pulse.wrote(wrote.is_pending());
+        if let Poll::Ready(Ok(wrote)) = wrote {
+            self.frames.sent(*wrote);
+        }
+    }
+}
+
+impl<S: Stream> Drop for Framed<S> {
+    fn drop(&mut self) {
+        if self.pulse.reset.load(Relaxed) {
+            self.stream.reset_on_close();
+        }
+    }
+}
+
+impl<S: Stream> AsyncRead for Framed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.received(buffer.filled().get(before..).unwrap_or_default()))
+    }
+}
+
+impl<S: Stream> AsyncWrite for Framed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(&wrote);
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_pending() {
+            self.pulse.wrote(true);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.wrote(&wrote);
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -78,14 +78,12 @@ async fn it_answers_while_the_public_port_has_no_free_connection() {
     only.write(&alice.bytes(Ask::get(UNIT))).await;
     assert_eq!(only.read(false).await.unwrap().status, 200);
 
-    let mut waiting = alice.connect().await;
-    waiting.write(&alice.bytes(Ask::get(UNIT))).await;
+    assert_eq!(alice.connect().await.read(false).await.unwrap().status, 503);
     assert_eq!(gate.scraped("connections", &[]).await, 1.0);
     assert_eq!(gate.operator().get("/healthz").await.status, 200);
     assert_eq!(gate.operator().get("/readyz").await.status, 200);
-
-    drop(only);
-    assert!(waiting.read(false).await.unwrap().is_hit());
+    only.write(&alice.bytes(Ask::get(UNIT))).await;
+    assert!(only.read(false).await.unwrap().is_hit());
 }
 
 #[tokio::test]

@@ -18,17 +18,17 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use unitgate::clock::{Clock, Dice};
-use unitgate::config::{Config, Lane, Rate};
+use unitgate::config::{Config, Http2, Lane, Rate};
 use unitgate::gateway::Session;
 use unitgate::listener::{Ahead, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
 use crate::support::{
-    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, START, UNIT, UNIT_ID, Upstream,
-    key, list, secs, token,
+    Answer, Ask, Gate, INTEGRATION, INTEGRATIONS, MASK, OTHER_UNIT, PATIENCE, START, UNIT, UNIT_ID,
+    Upstream, key, list, secs, token,
 };
 
 /// The series of a scrape with their values.
@@ -479,9 +479,42 @@ async fn a_client_that_does_not_read_is_told_as_stalled() {
     socket.set_nonblocking(true).unwrap();
     let mut unread = tokio::net::TcpStream::from_std(socket.into()).unwrap();
     unread.write_all(&alice.bytes(Ask::get(UNIT))).await.unwrap();
-    // There is one place: this is answered when the stalled one has been given up.
-    assert_eq!(gate.stranger().get("/nowhere").await.status, 404);
+    // There is one place: others are turned away until the stalled one has been given up.
+    let freed = async { while gate.stranger().get("/nowhere").await.status != 404 {} };
+    tokio::time::timeout(PATIENCE, freed).await.unwrap();
     assert_eq!(gate.metric("connections_ended_total", &["reason=\"write_stalled\""]), 1.0);
+}
+
+#[tokio::test]
+async fn what_http2_refuses_before_it_is_a_request_is_counted() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| config.listen.http2 = Http2::All);
+    let mut stream = tokio::net::TcpStream::connect(gate.address()).await.unwrap();
+    // SETTINGS, and a HEADERS frame whose block is no HPACK (RFC 7541 §6.1: index 0).
+    let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x80";
+    stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], frames].concat()).await.unwrap();
+    drop(stream.read_to_end(&mut Vec::new()).await);
+    assert_eq!(gate.metric("http2_requests_refused_total", &[]), 1.0);
+}
+
+#[tokio::test]
+async fn whether_the_certificate_is_in_use_is_told_where_there_is_one() {
+    let upstream = Upstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["gate.example".to_owned()]).unwrap();
+    let files = [("crt", made.cert.pem()), ("key", made.signing_key.serialize_pem())];
+    let [certificate, key] = files.map(|(name, pem)| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        Some(path)
+    });
+    let plain = Gate::start(&upstream, |_| ());
+    assert_eq!(plain.metric("tls_certificate_last_load_successful", &[]), 0.0);
+    let gate = Gate::start(&upstream, |config| {
+        config.listen.tls_certificate_file = certificate;
+        config.listen.tls_key_file = key;
+    });
+    assert_eq!(gate.metric("tls_certificate_last_load_successful", &[]), 1.0);
 }
 
 #[tokio::test]

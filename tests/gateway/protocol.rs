@@ -747,7 +747,8 @@ async fn every_refusal_is_a_problem_with_a_code_of_its_own() {
     provoked.with(502, "upstream_unreachable", Ask::get(UNIT), |_| ()).await;
 
     // What hyper refuses before we can, and a panic or a hang of our own, can't be provoked from outside.
-    let unreachable = ["bad_target", "fetch_lost", "fetch_timed_out"];
+    // A head that is too large is answered so in HTTP/2 only (see `transport`).
+    let unreachable = ["bad_target", "fetch_lost", "fetch_timed_out", "head_too_large"];
     let known: BTreeSet<String> = Error::CODES.iter().map(|code| (*code).to_owned()).collect();
     let told: BTreeSet<String> =
         provoked.seen.into_iter().chain(unreachable.map(str::to_owned)).collect();
@@ -773,6 +774,7 @@ async fn heads(p: &mut Provoked) {
     p.with(400, "bad_connection", get().field("Connection", "Host"), |_| ()).await;
     p.with(400, "bad_framing", coded("chunked, chunked"), |_| ()).await;
     p.with(501, "unknown_transfer_coding", coded("gzip, chunked"), |_| ()).await;
+    p.with(414, "target_too_long", unit("a"), |config| config.listen.target_size = 20).await;
     p.with(508, "loop", get().field("Via", "1.1 me"), |config| {
         config.listen.via = Some("me".to_owned());
     })
@@ -833,6 +835,14 @@ async fn limits(provoked: &mut Provoked) {
     let alice = gate.client("alice");
     assert_eq!(alice.get(UNIT).await.status, 200);
     provoked.check(&alice.get(UNIT).await, 429, "caller_limited");
+
+    let gate = Gate::start(&provoked.upstream, |config| config.listen.requests = 1);
+    let held = provoked.upstream.hold();
+    let first = gate.client("alice").begin(Ask::get(UNIT));
+    held.arrived().await;
+    provoked.check(&gate.client("bob").get(UNIT).await, 503, "overloaded");
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
 
     let gate = Gate::start(&provoked.upstream, |config| config.limits.caller_upstream = one);
     let alice = gate.client("alice");

@@ -22,13 +22,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
-use tokio_rustls::server::TlsStream;
 
 use super::http2::Here;
 use super::io::{Activity, Alarm, Patience, Ticks, Timed, Wear};
+use super::line::Line;
 use super::peers::Peers;
 use super::tls::Tls;
 use super::{Handler, Refused};
@@ -127,28 +126,8 @@ impl<H: Handler> Port<H> {
     }
 }
 
-/// What a connection runs on: TCP, and what is laid over it.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Has its close be a reset that drops what was not delivered: for a client that takes nothing, so
-    /// that the kernel keeps none of it.
-    fn reset_on_close(&self);
-}
-
-impl Stream for TcpStream {
-    fn reset_on_close(&self) {
-        // Where it fails the socket is closed as usual.
-        self.set_zero_linger().ok();
-    }
-}
-
-impl<S: Stream> Stream for TlsStream<S> {
-    fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
-    }
-}
-
 /// Serves one connection of HTTP/1.1 to its end.
-pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
+pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>) {
     let activity = Arc::new(Activity::new(port.ticks.clone(), port.wear()));
     let (ended, stream) = exchange(stream, peer, &port, &activity).await;
     if let Some(why) = ended {
@@ -169,12 +148,12 @@ pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port
 }
 
 /// Requests and answers until the connection ends, in order (`None`) or not; gives the stream back.
-async fn exchange<S: Stream, H: Handler>(
-    stream: S,
+async fn exchange<H: Handler>(
+    stream: Line,
     peer: SocketAddr,
     port: &Port<H>,
     activity: &Arc<Activity>,
-) -> (Option<Refused>, S) {
+) -> (Option<Refused>, Line) {
     let session = port.handler.session(peer);
     // One count to move per request, on a line of memory that no other connection touches.
     let asked = Arc::new((port.handler.clone(), session, Arc::clone(activity)));
@@ -248,7 +227,7 @@ fn judge(served: hyper::Result<()>, activity: &Activity) -> Option<Refused> {
 
 /// Sends `answer`, closes our side, and takes off for a moment what the client still sends: closing at
 /// once would reset the connection, and the client could lose an answer that it has not read yet.
-pub(super) async fn farewell<S: Stream>(mut stream: S, answer: String) {
+pub(super) async fn farewell(mut stream: Line, answer: String) {
     let parting = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;

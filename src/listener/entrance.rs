@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::connection::{self, Port, Stream, farewell};
+use super::connection::{self, Port, farewell};
 use super::frames::PREFACE;
+use super::line::Line;
 use super::rewound::Rewound;
 use super::tls::{H2, Tls};
 use super::{Change, Handler, Refused, http2, proxy};
 
 /// Serves a connection, whatever it turns out to speak.
-pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
+pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>) {
     let _counted = Counted::new(&port.handler);
     let announced = port.proxy_protocol && port.is_trusted(peer.ip());
     if port.tls.is_none() && !port.h2c && !announced {
@@ -34,8 +35,8 @@ pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port
 }
 
 /// Answers 503 where that can be said, and closes.
-pub(super) async fn turn_away<S: Stream, H: Handler>(
-    stream: S,
+pub(super) async fn turn_away<H: Handler>(
+    stream: Line,
     peer: SocketAddr,
     port: &Port<H>,
     why: Refused,
@@ -46,8 +47,8 @@ pub(super) async fn turn_away<S: Stream, H: Handler>(
     }
 }
 
-async fn through<S: Stream, H: Handler>(
-    mut stream: Rewound<S>,
+async fn through<H: Handler>(
+    mut stream: Rewound<Line>,
     mut peer: SocketAddr,
     port: Arc<Port<H>>,
     announced: bool,
@@ -62,30 +63,32 @@ async fn through<S: Stream, H: Handler>(
         }
     }
     let Some(_place) = port.peers.admit(peer.ip()) else {
-        return turn_away(stream, peer, &port, Refused::PeerFull).await;
+        return turn_away(rewound(stream), peer, &port, Refused::PeerFull).await;
     };
     if let Some(tls) = port.tls.clone() {
-        secured(stream, peer, port, &tls).await;
+        secured(rewound(stream), peer, port, &tls).await;
     } else if port.h2c {
         plain(stream, peer, port).await;
     } else {
-        connection::run(stream, peer, port).await;
+        connection::run(rewound(stream), peer, port).await;
     }
+}
+
+/// The line that a stream is which was looked into.
+fn rewound(stream: Rewound<Line>) -> Line {
+    Line::Rewound(Box::new(stream))
 }
 
 /// TLS, and inside it what was agreed on (RFC 7301).
 ///
 /// What fails is told before the stream is closed.
-async fn secured<S: Stream, H: Handler>(
-    stream: Rewound<S>,
-    peer: SocketAddr,
-    port: Arc<Port<H>>,
-    tls: &Tls,
-) {
+async fn secured<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>, tls: &Tls) {
     let mut handshake = pin!(tls.acceptor().accept(stream).into_fallible());
     match in_time(&port, port.patience.head, handshake.as_mut()).await {
         Passed::Done(Ok(stream)) => {
-            if stream.get_ref().1.alpn_protocol() == Some(H2) {
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+            let stream = Line::Tls(Box::new(stream));
+            if http2 {
                 http2::run(stream, peer, port).await;
             } else {
                 connection::run(stream, peer, port).await;
@@ -97,11 +100,7 @@ async fn secured<S: Stream, H: Handler>(
 }
 
 /// HTTP/2 for who begins with its preface (RFC 9113 §3.3), HTTP/1.1 for all others.
-async fn plain<S: Stream, H: Handler>(
-    mut stream: Rewound<S>,
-    peer: SocketAddr,
-    port: Arc<Port<H>>,
-) {
+async fn plain<H: Handler>(mut stream: Rewound<Line>, peer: SocketAddr, port: Arc<Port<H>>) {
     loop {
         let ahead = stream.ahead();
         if ahead.len() >= PREFACE.len() || !PREFACE.starts_with(ahead) {
@@ -120,10 +119,11 @@ async fn plain<S: Stream, H: Handler>(
             }
         }
     }
-    if stream.ahead().starts_with(PREFACE) {
-        http2::run(stream, peer, port).await;
+    let http2 = stream.ahead().starts_with(PREFACE);
+    if http2 {
+        http2::run(rewound(stream), peer, port).await;
     } else {
-        connection::run(stream, peer, port).await;
+        connection::run(rewound(stream), peer, port).await;
     }
 }
 

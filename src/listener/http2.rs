@@ -22,8 +22,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::connection::{FAREWELL, Port, Stream};
+use super::connection::{FAREWELL, Port};
 use super::io::{Alarm, Patience, TICK};
+use super::line::Line;
 use super::pulse::{Answered, Framed, Pulse};
 use super::{Ahead, Handler, Refused};
 use crate::config;
@@ -43,17 +44,12 @@ pub(super) fn builder(config: &config::Listen) -> http2::Builder<Here> {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run<S: Stream, H: Handler>(stream: S, peer: SocketAddr, port: Arc<Port<H>>) {
+pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>) {
     let pulse = Arc::new(Pulse::new(port.ticks.clone(), port.wear()));
     exchange(stream, peer, &port, &pulse).await;
 }
 
-async fn exchange<S: Stream, H: Handler>(
-    stream: S,
-    peer: SocketAddr,
-    port: &Port<H>,
-    pulse: &Arc<Pulse>,
-) {
+async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pulse: &Arc<Pulse>) {
     let session = port.handler.session(peer);
     let asked = Arc::new((port.handler.clone(), session, Arc::clone(pulse)));
     let service = service_fn(move |request: Request<Incoming>| {

@@ -28,6 +28,7 @@ mod frames;
 mod framing;
 mod http2;
 mod io;
+mod line;
 mod peers;
 mod proxy;
 mod pulse;
@@ -63,6 +64,7 @@ pub use tls::{Tls, TlsError};
 pub use workers::Workers;
 
 use connection::Port;
+use line::Line;
 
 /// What answers the requests, and is told what the listener sees.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -289,10 +291,11 @@ pub async fn serve<H: Handler>(
                     let _held = (seat, alive);
                     match (stream.and_then(TcpStream::from_std), place) {
                         (Ok(stream), Place::Served(_place)) => {
-                            entrance::run(stream, peer, port).await;
+                            entrance::run(Line::Tcp(stream), peer, port).await;
                         }
                         (Ok(stream), Place::Shed(_place)) => {
-                            entrance::turn_away(stream, peer, &port, Refused::Shed).await;
+                            entrance::turn_away(Line::Tcp(stream), peer, &port, Refused::Shed)
+                                .await;
                         }
                         (Err(error), _) => port.handler.accept_failed(&error),
                     }

@@ -18,9 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Refused;
-use super::connection::Stream;
 use super::frames::Frames;
 use super::io::{Patience, TICK, Ticks, Wear};
+use super::line::Line;
 
 /// What a connection is at.
 #[derive(Debug)]
@@ -226,14 +226,14 @@ impl Buf for Piece {
 
 /// A stream whose frames are read along, and whose writes are noted.
 #[derive(Debug)]
-pub(super) struct Framed<S: Stream> {
-    stream: S,
+pub(super) struct Framed {
+    stream: Line,
     pulse: Arc<Pulse>,
     frames: Frames,
 }
 
-impl<S: Stream> Framed<S> {
-    pub(super) fn new(stream: S, pulse: Arc<Pulse>, control_frames: u32) -> Self {
+impl Framed {
+    pub(super) fn new(stream: Line, pulse: Arc<Pulse>, control_frames: u32) -> Self {
         let frames = Frames::new(control_frames, pulse.ticks.now());
         Self { stream, pulse, frames }
     }
@@ -263,7 +263,7 @@ impl<S: Stream> Framed<S> {
     }
 }
 
-impl<S: Stream> Drop for Framed<S> {
+impl Drop for Framed {
     fn drop(&mut self) {
         if self.pulse.reset.load(Relaxed) {
             self.stream.reset_on_close();
@@ -271,7 +271,7 @@ impl<S: Stream> Drop for Framed<S> {
     }
 }
 
-impl<S: Stream> AsyncRead for Framed<S> {
+impl AsyncRead for Framed {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -283,7 +283,7 @@ impl<S: Stream> AsyncRead for Framed<S> {
     }
 }
 
-impl<S: Stream> AsyncWrite for Framed<S> {
+impl AsyncWrite for Framed {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -7,8 +7,6 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::connection::Stream;
-
 /// A stream that can be looked into.
 #[derive(Debug)]
 pub(super) struct Rewound<S> {
@@ -19,6 +17,11 @@ pub(super) struct Rewound<S> {
 impl<S> Rewound<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, ahead: BytesMut::new() }
+    }
+
+    /// The stream itself.
+    pub(super) fn inner(&self) -> &S {
+        &self.stream
     }
 
     /// What was read ahead.
@@ -85,12 +88,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-impl<S: Stream> Stream for Rewound<S> {
-    fn reset_on_close(&self) {
-        self.stream.reset_on_close();
     }
 }
 

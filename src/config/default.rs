@@ -40,6 +40,8 @@ impl Default for Listen {
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             ],
+            reuse_port: false,
+            handover: None,
             via: None,
             connections: 10_000,
             head_size: 32 * KIB,

@@ -70,6 +70,8 @@ pub(super) fn config(mut root: Section<'_, '_>) -> Config {
 fn listen(mut section: Section<'_, '_>) -> Listen {
     let mut listen = Listen::default();
     section.read("address", &mut listen.address, value::filled(value::list(syntax::address)));
+    section.read("reuse_port", &mut listen.reuse_port, value::flag);
+    section.read("handover", &mut listen.handover, syntax::path);
     section.read("via", &mut listen.via, syntax::via);
     section.read("connections", &mut listen.connections, value::count(1..=1_000_000));
     section.read("head_size", &mut listen.head_size, value::size(8 * KIB..=1024 * KIB));

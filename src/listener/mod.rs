@@ -6,8 +6,8 @@
 //! 2. Each thing that ends a connection otherwise than in order is told to the handler once.
 //! 3. At most as many connections as [`Places`] has are open; further ones wait in the kernel's
 //!    backlog and are not accepted to be dropped.
-//! 4. Draining closes the sockets at once, idle connections at once, and the others after the answer
-//!    that is under way, which says `Connection: close`.
+//! 4. Closing closes the sockets at once; draining idle connections at once, and the others after the
+//!    answer that is under way, which says `Connection: close`.
 //! 5. No timer is touched and nothing is allocated here per request.
 //!
 //! *Why not hyper's own timer:* it starts when a connection goes idle, so that idle and head time
@@ -21,6 +21,7 @@ mod ahead;
 mod bind;
 mod connection;
 mod framing;
+mod given;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -48,7 +49,8 @@ use crate::shutdown::Shutdown;
 pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
-pub use workers::Workers;
+pub use given::{ADMIN as ADMIN_SOCKET, Given, GivenError};
+pub use workers::{Pulse, Workers};
 
 use connection::Port;
 
@@ -187,12 +189,12 @@ pub async fn serve<H: Handler>(
     let serving = async {
         let (alive, mut gone) = mpsc::channel::<Infallible>(1);
         {
-            let mut draining = pin!(shutdown.draining());
+            let mut closing = pin!(shutdown.closing());
             let mut turn = 0;
             loop {
                 let (stream, peer, place) = tokio::select! {
                     biased;
-                    () = &mut draining => break,
+                    () = &mut closing => break,
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
                 // From here to its worker: a stream belongs to the runtime that watches it.
@@ -211,8 +213,11 @@ pub async fn serve<H: Handler>(
             }
         }
         drop(sockets);
-        port.drain();
         drop(alive);
+        tokio::select! {
+            () = shutdown.draining() => port.drain(),
+            _ = gone.recv() => {}
+        }
         gone.recv().await;
     };
     tokio::select! {

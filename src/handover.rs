@@ -49,10 +49,14 @@ pub enum HandoverError {
         cause: io::Error,
     },
     /// Whoever listens there is another user's process.
-    #[error("listen.handover {0}: another user's process listens there; choose a folder of our own")]
+    #[error(
+        "listen.handover {0}: another user's process listens there; choose a folder of our own"
+    )]
     Stranger(PathBuf),
     /// The process there speaks another version of this, or stopped half-way.
-    #[error("listen.handover {0}: the process there does not hand over as this version does; stop it, then start this one")]
+    #[error(
+        "listen.handover {0}: the process there does not hand over as this version does; stop it, then start this one"
+    )]
     Version(PathBuf),
     /// What it gave can't be used.
     #[error(transparent)]
@@ -172,7 +176,9 @@ async fn wait(listener: &UnixListener, sockets: &[(&'static str, TcpListener)]) 
         }
         match timeout(START, give(stream, sockets)).await {
             Ok(Ok(successor)) => return successor,
-            Ok(Err(error)) => warn!(%error, "a new process did not take over; serving goes on here"),
+            Ok(Err(error)) => {
+                warn!(%error, "a new process did not take over; serving goes on here")
+            }
             Err(_) => warn!("a new process took too long to take over; serving goes on here"),
         }
     }

@@ -5,9 +5,21 @@
 
 use std::path::Path;
 
+use tracing::warn;
+
+/// Warns of a cache that the control group would kill the process for.
+pub fn warn_of_memory(cache: u64) {
+    if let Some(limit) = memory_limit().filter(|limit| cache >= *limit) {
+        warn!(
+            cache,
+            limit, "cache.max_bytes is not below the memory this process may use; lower it"
+        );
+    }
+}
+
 /// Memory that the process may use by its control group (Linux): the least of its own group's limit and
 /// those of the groups around it; `None` where there is none.
-pub fn memory_limit() -> Option<u64> {
+fn memory_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     memory_limit_of(&groups, |file| std::fs::read_to_string(file).ok())
 }

@@ -164,7 +164,11 @@ mod tests {
         let fed = |seconds, turns: bool| {
             let (notifier, socket) = (&notifier, &socket);
             async move {
-                let beat = async || if !turns { std::future::pending().await };
+                let beat = async || {
+                    if !turns {
+                        std::future::pending().await
+                    }
+                };
                 let feeding = feed_watchdog(notifier, Some(Duration::from_secs(10)), beat);
                 timeout(Duration::from_secs(seconds), feeding).await.unwrap_err();
                 std::iter::from_fn(|| heard(socket)).filter(|word| word == "WATCHDOG=1").count()

@@ -25,7 +25,9 @@ pub struct Given {
 #[derive(Debug, thiserror::Error)]
 pub enum GivenError {
     /// One is no TCP socket.
-    #[error("socket {name:?} of the service manager can't be used: {cause}; pass TCP sockets only (ListenStream= with a port)")]
+    #[error(
+        "socket {name:?} of the service manager can't be used: {cause}; pass TCP sockets only (ListenStream= with a port)"
+    )]
     Unusable {
         /// Its name in `LISTEN_FDNAMES`.
         name: String,
@@ -33,7 +35,9 @@ pub enum GivenError {
         cause: Error,
     },
     /// It is a TCP socket, but a connection or not listening yet.
-    #[error("socket {0:?} that was passed to us does not listen; pass listening sockets (Accept=no)")]
+    #[error(
+        "socket {0:?} that was passed to us does not listen; pass listening sockets (Accept=no)"
+    )]
     NotListening(String),
     /// More than one is for operators.
     #[error("more than one socket named {ADMIN:?} was passed to us; there is one operators' port")]

@@ -8,14 +8,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::Config;
 use unitgate::demo;
-use unitgate::listener::Workers;
+use unitgate::handover::Predecessor;
+use unitgate::listener::{Given, Workers};
 use unitgate::server::{Server, Setting};
+use unitgate::systemd::{self, Notifier};
 use unitgate::telemetry::{Lines, diagnostics};
 
 /// A caching, masking, rate-limiting reverse proxy in front of the Cal.com integration API.
@@ -89,6 +91,8 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    // Before there are threads.
+    let given = Given::by_service_manager()?;
     let clock = Clock::real();
     let lines = Lines::start(config.log.output).context("the log's thread can't be started")?;
     let rust_log = std::env::var("RUST_LOG").ok();
@@ -105,34 +109,94 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    let result = runtime.block_on(serve(config, Setting { lines, clock, dice, workers }));
+    let result = runtime.block_on(serve(config, Setting { lines, clock, dice, workers, given }));
     // A name that is still being resolved must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, setting: Setting) -> anyhow::Result<ExitCode> {
-    let mut end = signal(SignalKind::terminate()).context("SIGTERM can't be watched")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be watched")?;
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be watched")?;
+async fn serve(config: &Config, mut setting: Setting) -> anyhow::Result<ExitCode> {
+    let signals = Signals::watch()?;
+    let notifier = Notifier::from_env().context("NOTIFY_SOCKET can't be used")?;
     let lines = setting.lines.clone();
+    let before = predecessor(config, &mut setting.given)?;
     let server = Server::start(config, setting)?;
     announce(config, &server);
+    if let Some(before) = before {
+        match before.relieve() {
+            Ok(()) => info!("took over the listening sockets of the process before"),
+            Err(error) => warn!(%error, "the process before may go on serving; stop it"),
+        }
+    }
+    notifier.ready(SERVING);
+    let usec = std::env::var("WATCHDOG_USEC").ok();
+    let period =
+        systemd::watchdog_period(usec.as_deref(), std::env::var("WATCHDOG_PID").ok().as_deref());
+    let pulse = server.pulse().clone();
+    tokio::select! {
+        () = live(server, signals, &notifier) => {}
+        never = systemd::feed_watchdog(&notifier, period, async || pulse.beat().await) => match never {},
+    }
+    info!("stopped");
+    lines.flush(LAST_WORDS);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The signals that are heeded.
+struct Signals {
+    end: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> anyhow::Result<Self> {
+        Ok(Self {
+            end: signal(SignalKind::terminate()).context("SIGTERM can't be watched")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT can't be watched")?,
+            hangup: signal(SignalKind::hangup()).context("SIGHUP can't be watched")?,
+        })
+    }
+}
+
+/// Serves until a signal or another process ends it, and leaves.
+async fn live(mut server: Server, signals: Signals, notifier: &Notifier) {
+    let Signals { mut end, mut interrupt, mut hangup } = signals;
     loop {
         tokio::select! {
             _ = end.recv() => break info!("SIGTERM: leaving; a second signal ends at once"),
             _ = interrupt.recv() => break info!("SIGINT: leaving; a second signal ends at once"),
-            _ = hangup.recv() => warn!("SIGHUP: reloading is not implemented; restart to apply a changed configuration"),
+            () = server.handed_over() => break tell_of_successor(&server),
+            _ = hangup.recv() => {
+                notifier.reloading();
+                warn!("SIGHUP: reloading is not implemented; restart to apply a changed configuration");
+                notifier.ready(SERVING);
+            }
         }
     }
+    notifier.stopping("Leaving: finishing what is under way");
     tokio::select! {
         _finished = server.leave() => {}
         _ = end.recv() => {}
         _ = interrupt.recv() => {}
     }
-    info!("stopped");
-    lines.flush(LAST_WORDS);
-    Ok(ExitCode::SUCCESS)
+}
+
+/// The process whose sockets we take over, if one runs; what the service manager gave wins.
+fn predecessor(config: &Config, given: &mut Given) -> anyhow::Result<Option<Predecessor>> {
+    let Some(path) = config.listen.handover.as_deref().filter(|_| given.is_empty()) else {
+        return Ok(None);
+    };
+    let Some((before, sockets)) = Predecessor::ask(path)? else { return Ok(None) };
+    *given = sockets;
+    Ok(Some(before))
+}
+
+fn tell_of_successor(server: &Server) {
+    info!("another process serves our sockets: leaving; a signal ends at once");
+    if let Some(address) = server.admin_address() {
+        info!(%address, "operators' port until the end of this process");
+    }
 }
 
 /// What an operator wants to know of a start.
@@ -205,6 +269,9 @@ fn complain(words: &str) {
 fn bad_configuration() -> ExitCode {
     ExitCode::from(2)
 }
+
+/// What `systemctl status` shows.
+const SERVING: &str = "Serving";
 
 /// Longest wait for the log's last lines.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);

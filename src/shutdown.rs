@@ -29,6 +29,9 @@ pub enum Phase {
     Running,
     /// The signal came: `/readyz` says 503, connections are still accepted for the configured delay.
     Leaving,
+    /// Another process has the sockets: nothing is accepted here, connections that are open go on until
+    /// their next answer.
+    Closing,
     /// Nothing is accepted any more; what is in flight is finished.
     Draining,
 }
@@ -65,11 +68,20 @@ impl Shutdown {
         });
     }
 
+    /// Resolves once nothing is to be accepted any more.
+    pub async fn closing(&self) {
+        self.reached(Phase::Closing).await;
+    }
+
     /// Resolves once draining has begun.
     pub async fn draining(&self) {
+        self.reached(Phase::Draining).await;
+    }
+
+    async fn reached(&self, least: Phase) {
         let mut phase = self.phase.subscribe();
         // An error would mean that the sender is gone, but we hold it.
-        drop(phase.wait_for(|phase| *phase == Phase::Draining).await);
+        drop(phase.wait_for(|phase| *phase >= least).await);
     }
 
     /// Runs `work` as a task that the drain waits for.

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config, Limits};
 use unitgate::gateway::{Gateway, Session};
-use unitgate::listener::{Ahead, Workers};
+use unitgate::listener::{Ahead, Given, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
@@ -45,7 +45,8 @@ impl Scene {
         raise(&mut config.limits);
         let lines = Lines::to(out).expect("the machine runs threads");
         let (clock, dice) = (Clock::real(), Dice::seeded(1));
-        let setting = Setting { lines, clock, dice, workers: Workers::here() };
+        let (workers, given) = (Workers::here(), Given::default());
+        let setting = Setting { lines, clock, dice, workers, given };
         Server::start(&config, setting).expect("loopback has free ports")
     }
 }

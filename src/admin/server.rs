@@ -32,6 +32,8 @@ use crate::admin::Admin;
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    socket: TcpListener,
+    admin: Arc<Admin>,
     // Dropping the sender ends the server; the thread is not joined, a last reply may be under way.
     _stop: oneshot::Sender<Infallible>,
     _thread: JoinHandle<()>,
@@ -42,16 +44,36 @@ impl Running {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Its listening socket.
+    pub fn socket(&self) -> &TcpListener {
+        &self.socket
+    }
+
+    /// Goes on at a free port of the same address, and leaves the one it had to another process.
+    ///
+    /// # Errors
+    /// There is no free port, or the machine refuses a thread; it stays where it was then.
+    pub fn move_aside(&mut self) -> io::Result<()> {
+        let socket = TcpListener::bind((self.address.ip(), 0))?;
+        *self = serve_on(socket, Arc::clone(&self.admin))?;
+        Ok(())
+    }
 }
 
-/// Opens the operators' port on `address`.
+/// Opens the operators' port on `address`, or serves a socket that was `given`.
 ///
 /// # Errors
 /// The address can't be listened on, or the machine refuses a thread.
-pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
+pub fn start(address: SocketAddr, given: Option<TcpListener>, admin: Admin) -> io::Result<Running> {
+    let socket = given.map_or_else(|| TcpListener::bind(address), Ok)?;
+    serve_on(socket, Arc::new(admin))
+}
+
+fn serve_on(socket: TcpListener, admin: Arc<Admin>) -> io::Result<Running> {
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let (listener, serving) = (socket.try_clone()?, Arc::clone(&admin));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
@@ -62,13 +84,13 @@ pub fn start(address: SocketAddr, admin: Admin) -> io::Result<Running> {
         std::thread::Builder::new().name("unitgate-admin".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener, Arc::new(admin)) => {}
+                    () = accept(listener, serving) => {}
                     // It is never sent anything: this resolves when the sender is dropped.
                     _ = stopped => {}
                 }
             });
         })?;
-    Ok(Running { address, _stop: stop, _thread: thread })
+    Ok(Running { address, socket, admin, _stop: stop, _thread: thread })
 }
 
 async fn accept(listener: tokio::net::TcpListener, admin: Arc<Admin>) {

@@ -170,7 +170,7 @@ async fn anything_else_is_a_problem_that_says_what_to_do() {
 #[test]
 fn the_port_answers_over_a_socket_and_head_has_no_body() {
     let readiness = Arc::new(Mutex::new(ready()));
-    let running = start(loopback(), admin(Arc::clone(&readiness))).unwrap();
+    let running = start(loopback(), None, admin(Arc::clone(&readiness))).unwrap();
     let answer = ask(running.address(), "GET /healthz HTTP/1.1");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
@@ -200,7 +200,8 @@ fn purged(several: &[&str], what: &str) -> (String, Vec<(Purge, Strength)>) {
             }
         }),
     };
-    let running = start(loopback(), changing(Arc::new(Mutex::new(ready())), changes)).unwrap();
+    let running =
+        start(loopback(), None, changing(Arc::new(Mutex::new(ready())), changes)).unwrap();
     let mut stream = TcpStream::connect(running.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let fields =
@@ -260,7 +261,8 @@ fn a_request_without_a_host_or_with_two_is_refused() {
         hosts: Vec::new(),
         purge: Arc::new(|_purge, _strength| Ok(Purged::default())),
     };
-    let running = start(loopback(), changing(Arc::new(Mutex::new(ready())), changes())).unwrap();
+    let running =
+        start(loopback(), None, changing(Arc::new(Mutex::new(ready())), changes())).unwrap();
     for (head, status) in [
         ("HTTP/1.1\r\nConnection: close", "400"),
         ("HTTP/1.1\r\nConnection: close\r\nHost: a\r\nHost: a", "400"),
@@ -279,13 +281,13 @@ fn a_request_without_a_host_or_with_two_is_refused() {
 #[test]
 fn a_taken_port_is_an_error_at_once() {
     let taken = TcpListener::bind(loopback()).unwrap();
-    let error = start(taken.local_addr().unwrap(), fixed(ready())).unwrap_err();
+    let error = start(taken.local_addr().unwrap(), None, fixed(ready())).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }
 
 #[test]
 fn a_healthcheck_passes_while_draining_and_fails_where_nobody_listens() {
-    let running = start(loopback(), fixed(Readiness { draining: true, ..ready() })).unwrap();
+    let running = start(loopback(), None, fixed(Readiness { draining: true, ..ready() })).unwrap();
     assert!(healthcheck(running.address()).is_ok());
     let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, running.address().port()));
     assert!(healthcheck(everywhere).is_ok());

@@ -41,6 +41,8 @@ impl Default for Listen {
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             ],
+            reuse_port: false,
+            handover: None,
             via: None,
             tls_certificate_file: None,
             tls_key_file: None,

@@ -107,6 +107,10 @@ impl Config {
 pub struct Listen {
     /// Addresses to accept on. An IPv6 one is passed over where the machine has no IPv6.
     pub address: Vec<SocketAddr>,
+    /// Other processes may bind the same addresses (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+    /// A unix socket over which a new process takes over the listening sockets; `None` = switched off.
+    pub handover: Option<PathBuf>,
     /// The instance's name in `Via` (RFC 9110 §7.6.3); `None` = `unitgate-` and a random suffix.
     pub via: Option<String>,
     /// A PEM file with the certificate chain, leaf first; `None` = no TLS.

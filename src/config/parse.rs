@@ -70,6 +70,8 @@ pub(super) fn config(mut root: Section<'_, '_>) -> Config {
 fn listen(mut section: Section<'_, '_>) -> Listen {
     let mut listen = Listen::default();
     section.read("address", &mut listen.address, value::filled(value::list(syntax::address)));
+    section.read("reuse_port", &mut listen.reuse_port, value::flag);
+    section.read("handover", &mut listen.handover, syntax::path);
     section.read("via", &mut listen.via, syntax::via);
     section.read("tls_certificate_file", &mut listen.tls_certificate_file, syntax::path);
     section.read("tls_key_file", &mut listen.tls_key_file, syntax::path);

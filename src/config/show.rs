@@ -42,6 +42,9 @@ fn front(page: &mut Page, config: &Config) {
     let listen = &config.listen;
     page.section("listen");
     page.list("address", listen.address.iter());
+    page.key("reuse_port", &listen.reuse_port.to_string());
+    let handover = listen.handover.as_deref().unwrap_or_else(|| "".as_ref());
+    page.text("handover", &handover.to_string_lossy());
     page.text("via", listen.via.as_deref().unwrap_or_default());
     for (key, file) in [
         ("tls_certificate_file", &listen.tls_certificate_file),

@@ -91,6 +91,8 @@ fn a_configuration_that_departs_everywhere_shows_as_text_that_parses_back() {
 const DEPARTED: &str = r#"
 [listen]
 address = "127.0.0.1:0"
+reuse_port = true
+handover = "/run/unitgate/handover"
 via = "gate-1"
 tls_certificate_file = "/run/tls.crt"
 tls_key_file = "/run/tls.key"

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock, Dice};
 use crate::config::{AccessLog, Config, Rate};
-use crate::listener::{self, BindError, Ground, Places, Workers};
+use crate::listener::{self, BindError, Given, Ground, Places, Workers};
 use crate::server::{Server, Setting, StartError};
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::Lines;
@@ -118,7 +118,7 @@ impl Stage {
         let clock = Clock::real();
         let shutdown = Shutdown::new();
         let sample = Sample::new(options.units, options.latency);
-        let sockets = listener::bind(&[ANY_PORT])?;
+        let sockets = listener::bind(&[ANY_PORT], false)?;
         let address = only(sockets.first().map(std::net::TcpListener::local_addr))?;
         let listen = Config::default().listen;
         let ground = Ground {
@@ -135,7 +135,8 @@ impl Stage {
         // The log goes nowhere: what there is to see stands on the page.
         let lines = Lines::to(io::sink()).map_err(DemoError::Machine)?;
         // Chance without entropy is enough here: it makes request ids and jitter, no secrets.
-        let setting = Setting { lines, clock, dice: Dice::seeded(1), workers: Workers::here() };
+        let (dice, workers) = (Dice::seeded(1), Workers::here());
+        let setting = Setting { lines, clock, dice, workers, given: Given::default() };
         let server = Server::start(&config(address), setting)?;
         let addresses = Addresses {
             gateway: only(server.addresses().first().copied().map(Ok))?,

@@ -26,16 +26,16 @@ pub enum BindError {
     Nowhere,
 }
 
-/// Opens a listening socket for each of `addresses`.
+/// Opens a listening socket for each of `addresses`; with `reuse_port` other processes may, too.
 ///
 /// An IPv6 address is passed over where the machine has no IPv6, as long as another one can be taken.
 ///
 /// # Errors
 /// For the first address that cannot be taken, or when none is left.
-pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+pub fn bind(addresses: &[SocketAddr], reuse_port: bool) -> Result<Vec<TcpListener>, BindError> {
     let mut sockets = Vec::with_capacity(addresses.len());
     for &address in addresses {
-        match listen(address) {
+        match listen(address, reuse_port) {
             Ok(socket) => sockets.push(socket),
             Err(error) if lacks_ipv6(address, &error) => {}
             Err(cause) => return Err(BindError::Address { address, cause }),
@@ -44,13 +44,14 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     if sockets.is_empty() { Err(BindError::Nowhere) } else { Ok(sockets) }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+fn listen(address: SocketAddr, reuse_port: bool) -> Result<TcpListener, Error> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     // A restart must not wait for the old process's closed connections.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -143,10 +144,10 @@ mod tests {
 
     #[test]
     fn both_families_share_a_port() {
-        let Ok(four) = bind(&["127.0.0.1:0".parse().unwrap()]) else { panic!("no IPv4") };
+        let Ok(four) = bind(&["127.0.0.1:0".parse().unwrap()], false) else { panic!("no IPv4") };
         let port = four[0].local_addr().unwrap().port();
         let six = SocketAddr::new("::".parse().unwrap(), port);
-        match bind(&[six]) {
+        match bind(&[six], false) {
             Ok(_) | Err(BindError::Nowhere) => {}
             Err(other) => panic!("{other}"),
         }
@@ -154,9 +155,9 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_an_error_that_names_address_and_remedy() {
-        let taken = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let taken = bind(&["127.0.0.1:0".parse().unwrap()], false).unwrap();
         let address = taken[0].local_addr().unwrap();
-        let said = bind(&[address]).unwrap_err().to_string();
+        let said = bind(&[address], false).unwrap_err().to_string();
         assert!(said.contains(&address.to_string()), "{said}");
         assert!(said.contains("stop the process that has it"), "{said}");
     }
@@ -164,13 +165,13 @@ mod tests {
     #[test]
     fn an_address_of_another_machine_is_an_error() {
         let elsewhere = "192.0.2.1:0".parse().unwrap();
-        let said = bind(&[elsewhere]).unwrap_err().to_string();
+        let said = bind(&[elsewhere], false).unwrap_err().to_string();
         assert!(said.contains("an address that this machine has"), "{said}");
     }
 
     #[test]
     fn no_address_at_all_is_an_error() {
-        assert!(matches!(bind(&[]), Err(BindError::Nowhere)));
+        assert!(matches!(bind(&[], false), Err(BindError::Nowhere)));
     }
 
     #[test]

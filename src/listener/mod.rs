@@ -6,8 +6,8 @@
 //! 2. Each thing that ends a connection otherwise than in order is told to the handler once.
 //! 3. At most as many connections as [`Places`] has are served; further ones are answered 503, a few at a
 //!    time, the rest of them wait in the kernel's backlog.
-//! 4. Draining closes the sockets at once, idle connections at once, and the others after the answer
-//!    that is under way, which says `Connection: close`, or after GOAWAY.
+//! 4. Closing closes the sockets at once; draining idle connections at once, and the others after the
+//!    answer that is under way, which says `Connection: close`, or after GOAWAY.
 //! 5. No timer is touched and nothing is allocated here per request of HTTP/1.1.
 //!
 //! *Why not hyper's own timer:* it starts when a connection goes idle, so that idle and head time
@@ -26,6 +26,7 @@ mod connection;
 mod entrance;
 mod frames;
 mod framing;
+mod given;
 mod http2;
 mod io;
 mod line;
@@ -60,8 +61,9 @@ use crate::shutdown::Shutdown;
 pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
+pub use given::{ADMIN as ADMIN_SOCKET, Given, GivenError};
 pub use tls::{Tls, TlsError};
-pub use workers::Workers;
+pub use workers::{Pulse, Workers};
 
 use connection::Port;
 use line::Line;
@@ -273,12 +275,12 @@ pub async fn serve<H: Handler>(
     let serving = async {
         let (alive, mut gone) = mpsc::channel::<Infallible>(1);
         {
-            let mut draining = pin!(shutdown.draining());
+            let mut closing = pin!(shutdown.closing());
             let mut turn = 0;
             loop {
                 let (stream, peer) = tokio::select! {
                     biased;
-                    () = &mut draining => break,
+                    () = &mut closing => break,
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
                 let Some(place) = places.take() else { continue };
@@ -304,8 +306,11 @@ pub async fn serve<H: Handler>(
             }
         }
         drop(sockets);
-        port.drain();
         drop(alive);
+        tokio::select! {
+            () = shutdown.draining() => port.drain(),
+            _ = gone.recv() => {}
+        }
         gone.recv().await;
     };
     let certificates = async {

@@ -123,7 +123,7 @@ impl Serving {
     }
 
     fn with(config: config::Listen, places: &Places) -> Self {
-        let sockets = bind(&config.address).unwrap();
+        let sockets = bind(&config.address, config.reuse_port).unwrap();
         let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
         let (tell, told) = mpsc::unbounded_channel();
         let desk = Desk(Arc::new(Inside {
@@ -218,6 +218,8 @@ async fn soon<F: Future>(work: F) -> F::Output {
 fn patient() -> config::Listen {
     let long = Duration::from_mins(1);
     config::Listen {
+        reuse_port: false,
+        handover: None,
         address: vec!["127.0.0.1:0".parse().unwrap()],
         via: None,
         connections: 100,

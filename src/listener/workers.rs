@@ -16,6 +16,8 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
+use crate::shutdown::Shutdown;
+
 /// The threads that serve connections; they end when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Workers(Arc<Crew>);
@@ -50,6 +52,11 @@ impl Workers {
         Ok(Self::of(handles, stop))
     }
 
+    /// What tells whether they all turn.
+    pub fn pulse(&self, shutdown: &Shutdown) -> Pulse {
+        Pulse { workers: self.clone(), shutdown: shutdown.clone() }
+    }
+
     fn of(runtimes: Vec<Handle>, stop: watch::Sender<()>) -> Self {
         let worker = |runtime| Worker { runtime, connections: Arc::default() };
         let workers = runtimes.into_iter().map(worker).collect();
@@ -61,6 +68,27 @@ impl Workers {
         let least = self.0.workers.iter().min_by_key(|worker| worker.connections.load(Relaxed))?;
         least.connections.fetch_add(1, Relaxed);
         Some(Seat { runtime: least.runtime.clone(), connections: Arc::clone(&least.connections) })
+    }
+}
+
+/// Whether the workers turn; keeps them alive.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    workers: Workers,
+    shutdown: Shutdown,
+}
+
+impl Pulse {
+    /// Resolves once each worker has run a task that was given to it now; never while one is wedged.
+    pub async fn beat(&self) {
+        let beats: Vec<_> = self.workers.0.workers.iter().map(|worker| &worker.runtime).collect();
+        let beats: Vec<_> =
+            beats.into_iter().map(|runtime| self.shutdown.spawn_on(runtime, async {})).collect();
+        for beat in beats {
+            if beat.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -92,7 +120,25 @@ fn start(number: usize, mut stop: watch::Receiver<()>) -> io::Result<Handle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shutdown::Shutdown;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beat_waits_for_a_worker_that_is_wedged() {
+        let workers = Workers::start(2).unwrap();
+        let pulse = workers.pulse(&Shutdown::new());
+        pulse.beat().await;
+        let (free, wedge) = std::sync::mpsc::channel::<()>();
+        let (wedged, told) = tokio::sync::oneshot::channel();
+        let runtime = &workers.0.workers[1].runtime;
+        drop(Shutdown::new().spawn_on(runtime, async move {
+            wedged.send(()).unwrap();
+            wedge.recv().unwrap_err();
+        }));
+        told.await.unwrap();
+        let minute = std::time::Duration::from_mins(1);
+        assert!(tokio::time::timeout(minute, pulse.beat()).await.is_err());
+        drop(free);
+        pulse.beat().await;
+    }
 
     #[test]
     fn connections_are_spread_evenly_and_a_worker_that_lost_one_gets_the_next() {

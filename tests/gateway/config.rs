@@ -847,8 +847,10 @@ async fn a_route_has_the_rate_configured() {
 }
 
 /// Each key of the shipped file, and the test that sees its effect from outside.
-const SEEN: [(&str, &str); 78] = [
+const SEEN: [(&str, &str); 80] = [
     ("listen.address", "the_ports_are_where_they_are_configured"),
+    ("listen.reuse_port", "two_processes_share_a_port_only_where_configured"),
+    ("listen.handover", "a_new_process_takes_over_without_a_failed_request"),
     ("listen.via", "via_grows_by_the_instance_and_keeps_what_was_there"),
     ("listen.connections", "it_answers_while_the_public_port_has_no_free_connection"),
     ("listen.tls_certificate_file", "over_tls_each_client_gets_the_protocol_that_it_agrees_on"),

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{Config, Http2, Lane, Rate};
 use unitgate::gateway::Session;
-use unitgate::listener::{Ahead, Workers};
+use unitgate::listener::{Ahead, Given, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
 
@@ -556,6 +556,7 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
         clock: Clock::steered(START),
         dice: Dice::seeded(1),
         workers: Workers::here(),
+        given: Given::default(),
     };
     let server = Server::start(&config, setting).unwrap();
     let target = format!("/{}", "a".repeat(4_000));

@@ -12,7 +12,7 @@ use tracing::subscriber::DefaultGuard;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{CachePolicy, Config, Level, NamedUpstream, Route};
 use unitgate::gateway::Gateway;
-use unitgate::listener::Workers;
+use unitgate::listener::{Given, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::{Lines, Telemetry, diagnostics};
 
@@ -93,6 +93,7 @@ impl Gate {
             clock: clock.clone(),
             dice: Dice::seeded(1),
             workers: Workers::here(),
+            given: Given::default(),
         };
         let server = Server::start(config, setting).unwrap();
         Self {

@@ -35,9 +35,30 @@ impl Process {
 
     /// Starts it with exactly this configuration and waits for nothing.
     pub(crate) fn run(configuration: &str, env: &[(&str, &str)]) -> Self {
+        Self::under(&[], configuration, |command| {
+            command.envs(env.iter().copied());
+        })
+    }
+
+    /// The same as the last argument of another `program` that becomes it, such as a shell's `exec "$0"`,
+    /// with a `change` of how that is started.
+    pub(crate) fn under(
+        program: &[&str],
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("config.toml"), configuration).unwrap();
-        let mut child = command(directory.path(), &[], env).spawn().unwrap();
+        let mut command = match program {
+            [] => command(directory.path(), &[], &[]),
+            [program, arguments @ ..] => {
+                let binary = env!("CARGO_BIN_EXE_unitgate");
+                let arguments = [arguments, &[binary]].concat();
+                command_of(program, directory.path(), &arguments)
+            }
+        };
+        change(&mut command);
+        let mut child = command.spawn().unwrap();
         let (all, only_errors) =
             (watch::Sender::new(String::new()), watch::Sender::new(String::new()));
         let (output, errors) = (all.subscribe(), only_errors.subscribe());
@@ -74,6 +95,11 @@ impl Process {
         assert!(seen, "it did not say {text:?}: {}", self.log());
     }
 
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Sends it a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill")
@@ -94,7 +120,8 @@ impl Process {
         tokio::task::spawn_blocking(move || child.lock().wait().unwrap()).await.unwrap()
     }
 
-    fn announced(&self, message: &str) -> SocketAddr {
+    /// The address in the line with this message.
+    pub(crate) fn announced(&self, message: &str) -> SocketAddr {
         let log = self.log();
         let line = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut address = line.filter(|line| line["message"] == message);
@@ -155,9 +182,15 @@ pub(crate) async fn fetch(address: SocketAddr, target: &str, fields: &[(&str, &s
 }
 
 fn command(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unitgate"));
+    let mut command = command_of(env!("CARGO_BIN_EXE_unitgate"), directory, arguments);
+    command.envs(env.iter().copied());
+    command
+}
+
+fn command_of(program: &str, directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(directory).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).envs(env.iter().copied());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -5,8 +5,11 @@
 //! 2. The operators' port opens first and closes last, so that readiness is always told.
 //! 3. A drain never lasts past its deadline, whatever is still under way.
 
+mod ports;
+
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +27,15 @@ use crate::clock::{Clock, Dice};
 use crate::config::{self, Config, LogTarget};
 use crate::error::Error;
 use crate::gateway::{ANSWERED_5XX, Gateway, Ground, Session};
+use crate::handover::Offer;
 use crate::listener::{
-    self, Ahead, BindError, Change, Handler, Places, Refused, Tls, TlsError, Workers,
+    self, Ahead, BindError, Change, Given, Handler, Places, Pulse, Refused, Tls, TlsError, Workers,
 };
 use crate::mask::Masker;
 use crate::route::Routes;
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::{Lines, Rarely, RouteLabels, Setup, TargetView, Telemetry, Vocabulary};
-use crate::upstream::{Roots, SetupError, UpstreamError, Upstreams};
+use crate::upstream::{SetupError, UpstreamError, Upstreams};
 
 /// A gateway with its ports open.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct Server {
     shutdown: Shutdown,
     drain: config::Shutdown,
     serving: JoinHandle<io::Result<()>>,
+    pulse: Pulse,
+    offer: Option<Offer>,
 }
 
 /// What a server is given beside its configuration.
@@ -56,6 +62,8 @@ pub struct Setting {
     pub dice: Dice,
     /// Who serves the connections.
     pub workers: Workers,
+    /// Listening sockets that are open already.
+    pub given: Given,
 }
 
 impl Server {
@@ -68,20 +76,14 @@ impl Server {
         let callers = callers(config)?;
         let telemetry = Arc::new(telemetry(config, &callers, &setting)?);
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
-        let Setting { clock, dice, workers, .. } = setting;
+        let Setting { clock, dice, workers, mut given, .. } = setting;
         let upstreams =
             Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
-        warn_of_roots(config, upstreams.roots());
+        ports::warn_of_roots(config, upstreams.roots());
         let (tls, port_dice) = (Tls::load(&config.listen)?, dice.clone());
         telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(tls.is_some()));
-        let sockets = listener::bind(&config.listen.address)?;
-        let addresses =
-            sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>();
-        warn_of_memory(config.cache.max_bytes);
-        let (most, lowered) = listener::connection_cap(config.listen.connections);
-        if let Some(lowered) = lowered {
-            warn!("{lowered}");
-        }
+        let (sockets, addresses) = ports::open_public(&config.listen, &mut given)?;
+        let most = ports::room(config);
         let gateway = Gateway::new(
             config,
             Ground {
@@ -93,12 +95,14 @@ impl Server {
                 shutdown: shutdown.clone(),
             },
         );
-        let admin = open_admin(config, &gateway, &telemetry, &shutdown)?;
+        let admin = open_admin(config, given.admin, &gateway, &telemetry, &shutdown)?;
+        let pulse = workers.pulse(&shutdown);
         let door = Door {
             gateway: gateway.clone(),
             accept_failures: Arc::default(),
             clock: clock.clone(),
         };
+        let offer = ports::offer(&config.listen, &sockets, admin.as_ref(), &shutdown)?;
         let listen = config.listen.clone();
         let ground = listener::Ground {
             places: Places::new(most),
@@ -115,13 +119,15 @@ impl Server {
         let serving =
             tokio::spawn(async move { listener::serve(sockets, &listen, ground, door).await });
         Ok(Self {
-            addresses: addresses.map_err(StartError::Socket)?,
+            addresses,
             admin,
             gateway,
             telemetry,
             shutdown,
             drain: config.shutdown,
             serving,
+            pulse,
+            offer,
         })
     }
 
@@ -145,14 +151,46 @@ impl Server {
         &self.telemetry
     }
 
+    /// Whether the workers turn.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Resolves once another process serves our sockets: nothing is accepted here any more then, and the
+    /// operators' port has moved to a free one. To be followed by [`leave`](Self::leave). May be dropped
+    /// and called again.
+    pub async fn handed_over(&mut self) {
+        let Some(offer) = &mut self.offer else { return std::future::pending().await };
+        let successor = offer.taken().await;
+        self.offer = None;
+        if let Some(Err(error)) = self.admin.as_mut().map(admin::Running::move_aside) {
+            warn!(%error, "no other port for operators; both processes answer at the old one");
+        }
+        self.shutdown.enter(Phase::Closing);
+        successor.release();
+    }
+
     /// Leaves in order: readiness off, the configured delay, no more connections, what is in flight
     /// finished. Returns whether everything was finished before the deadline.
-    pub async fn leave(self) -> bool {
+    pub async fn leave(mut self) -> bool {
+        let handed_over = self.shutdown.phase() == Phase::Closing;
         self.shutdown.enter(Phase::Leaving);
         let left = async {
-            tokio::time::sleep(self.drain.delay).await;
+            let mut served = None;
+            if handed_over {
+                // Another process serves: there is time for each client to hear of the end with its next
+                // answer, and for those who have only just connected to ask.
+                let linger = self.drain.delay.max(self.drain.deadline / 2);
+                served = timeout(linger, &mut self.serving).await.ok();
+            } else {
+                tokio::time::sleep(self.drain.delay).await;
+            }
             self.shutdown.enter(Phase::Draining);
-            if let Ok(Err(error)) = self.serving.await {
+            let served = match served {
+                Some(served) => served,
+                None => self.serving.await,
+            };
+            if let Ok(Err(error)) = served {
                 error!(%error, "the public port failed");
             }
             self.shutdown.idle().await;
@@ -172,6 +210,16 @@ impl Server {
 /// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The sockets can't be offered to a process that comes after.
+    #[error(
+        "listen.handover {path} can't be listened on: {cause}; choose a folder that this user may write to"
+    )]
+    Handover {
+        /// As configured.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A public address can't be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -330,6 +378,7 @@ fn target_view(config: &Config, callers: &Callers) -> Option<TargetView> {
 
 fn open_admin(
     config: &Config,
+    given: Option<TcpListener>,
     gateway: &Gateway,
     telemetry: &Arc<Telemetry>,
     shutdown: &Shutdown,
@@ -360,32 +409,9 @@ fn open_admin(
         hosts: config.admin.hosts.clone(),
         purge: Arc::new(move |purge, strength| purging.purge(purge, strength)),
     };
-    admin::start(address, Admin::new(Arc::clone(telemetry), probes, changes))
+    admin::start(address, given, Admin::new(Arc::clone(telemetry), probes, changes))
         .map(Some)
         .map_err(|cause| StartError::Admin { address, cause })
-}
-
-fn warn_of_roots(config: &Config, roots: Roots) {
-    let secure =
-        config.upstreams.values().any(|upstream| upstream.url.scheme_str() == Some("https"));
-    if secure && roots.system + roots.extra == 0 {
-        warn!(
-            "no certificate authority is trusted: every https upstream will fail; install ca-certificates or set upstream.ca_file"
-        );
-    }
-}
-
-/// Warns of a cache that the control group would kill the process for (Linux).
-fn warn_of_memory(cache: u64) {
-    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit =
-        files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
-    if let Some(limit) = limit.filter(|limit: &u64| cache >= *limit) {
-        warn!(
-            cache,
-            limit, "cache.max_bytes is not below the memory this process may use; lower it"
-        );
-    }
 }
 
 /// Longest wait for the log's last lines.

@@ -5,16 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::Config;
 use unitgate::demo;
 use unitgate::listener::Workers;
+use unitgate::reload::Source;
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::{Lines, diagnostics};
 
@@ -46,9 +48,8 @@ enum Action {
 fn main() -> ExitCode {
     let command = Command::parse();
     let result = match command.action {
-        None => {
-            load(&command.config).map_or_else(|| Ok(bad_configuration()), |config| run(&config))
-        }
+        None => load(&command.config)
+            .map_or_else(|| Ok(bad_configuration()), |config| run(&config, command.config)),
         Some(Action::Check) => check(&command.config),
         Some(Action::Demo(options)) => demo(&options),
         Some(Action::Healthcheck { address }) => healthcheck(&command.config, address),
@@ -88,11 +89,11 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(config: &Config) -> anyhow::Result<ExitCode> {
+fn run(config: &Config, path: PathBuf) -> anyhow::Result<ExitCode> {
     let clock = Clock::real();
     let lines = Lines::start(config.log.output).context("the log's thread can't be started")?;
     let rust_log = std::env::var("RUST_LOG").ok();
-    let subscriber =
+    let (subscriber, hearing) =
         diagnostics::subscriber(&config.log, rust_log.as_deref(), clock.clone(), lines.clone());
     tracing::subscriber::set_global_default(subscriber).context("the log can't be set up")?;
     diagnostics::hook_panics(lines.clone());
@@ -105,24 +106,33 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    let result = runtime.block_on(serve(config, Setting { lines, clock, dice, workers }));
+    let result = runtime.block_on(async {
+        let load = move || Config::load(&path, std::env::vars_os());
+        let source = Source { load: Box::new(load), hearing: Some(hearing) };
+        serve(config, source, Setting { lines, clock, dice, workers }).await
+    });
     // A name that is still being resolved must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, setting: Setting) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, source: Source, setting: Setting) -> anyhow::Result<ExitCode> {
     let mut end = signal(SignalKind::terminate()).context("SIGTERM can't be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be watched")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP can't be watched")?;
     let lines = setting.lines.clone();
     let server = Server::start(config, setting)?;
+    server.reload().from(source);
     announce(config, &server);
     loop {
         tokio::select! {
             _ = end.recv() => break info!("SIGTERM: leaving; a second signal ends at once"),
             _ = interrupt.recv() => break info!("SIGINT: leaving; a second signal ends at once"),
-            _ = hangup.recv() => warn!("SIGHUP: reloading is not implemented; restart to apply a changed configuration"),
+            _ = hangup.recv() => {
+                let reload = Arc::clone(server.reload());
+                // Beside this thread, which accepts connections; its outcome is told by itself.
+                drop(tokio::task::spawn_blocking(move || drop(reload.run())));
+            }
         }
     }
     tokio::select! {

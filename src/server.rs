@@ -14,21 +14,21 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::admin::{self, Admin, Changes, Pass, Probes, Readiness};
+use crate::admin::{self, Access, Admin, Changes, Pass, Probes, Readiness};
 use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
-use crate::config::{self, Config, LogTarget};
+use crate::config::Config;
 use crate::error::Error;
-use crate::gateway::{ANSWERED_5XX, Gateway, Ground, Session};
+use crate::gateway::{ANSWERED_5XX, Current, Gateway, Ground, Session};
 use crate::listener::{self, Ahead, BindError, Change, Handler, Places, Refused, Workers};
-use crate::mask::Masker;
-use crate::route::Routes;
+use crate::reload::{self, Reload, labels, target_view};
 use crate::shutdown::{Phase, Shutdown};
-use crate::telemetry::{Lines, Rarely, RouteLabels, Setup, TargetView, Telemetry, Vocabulary};
+use crate::telemetry::{Lines, Rarely, Setup, Telemetry, Vocabulary};
 use crate::upstream::{Roots, SetupError, UpstreamError, Upstreams};
 
 /// A gateway with its ports open.
@@ -36,10 +36,10 @@ use crate::upstream::{Roots, SetupError, UpstreamError, Upstreams};
 pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<admin::Running>,
-    gateway: Gateway,
+    gateway: Current,
     telemetry: Arc<Telemetry>,
     shutdown: Shutdown,
-    drain: config::Shutdown,
+    reload: Arc<Reload>,
     serving: JoinHandle<io::Result<()>>,
 }
 
@@ -78,20 +78,35 @@ impl Server {
         if let Some(lowered) = lowered {
             warn!("{lowered}");
         }
-        let gateway = Gateway::new(
+        let first = Gateway::new(
             config,
             Ground {
-                callers,
-                upstreams,
+                callers: callers.clone(),
+                upstreams: Arc::new(upstreams),
                 telemetry: Arc::clone(&telemetry),
                 clock: clock.clone(),
-                dice,
+                dice: dice.clone(),
                 shutdown: shutdown.clone(),
             },
         );
-        let admin = open_admin(config, &gateway, &telemetry, &shutdown)?;
+        let gateway = Current::new(first);
+        let pass = config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of);
+        let access = Arc::new(RwLock::new(Access { pass, hosts: config.admin.hosts.clone() }));
+        let reload = Arc::new(Reload::new(
+            config,
+            reload::Parts {
+                current: gateway.clone(),
+                telemetry: Arc::clone(&telemetry),
+                access: Arc::clone(&access),
+                callers,
+                clock: clock.clone(),
+                dice,
+            },
+        ));
+        let admin = open_admin(config, &reload, access, &telemetry, &shutdown)?;
         let door = Door {
             gateway: gateway.clone(),
+            telemetry: Arc::clone(&telemetry),
             accept_failures: Arc::default(),
             clock: clock.clone(),
         };
@@ -110,7 +125,7 @@ impl Server {
             gateway,
             telemetry,
             shutdown,
-            drain: config.shutdown,
+            reload,
             serving,
         })
     }
@@ -126,8 +141,13 @@ impl Server {
     }
 
     /// The gateway behind the ports.
-    pub fn gateway(&self) -> &Gateway {
+    pub fn gateway(&self) -> &Current {
         &self.gateway
+    }
+
+    /// What loads the configuration again, once it is told from where.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
     /// Its metrics and logs.
@@ -138,16 +158,17 @@ impl Server {
     /// Leaves in order: readiness off, the configured delay, no more connections, what is in flight
     /// finished. Returns whether everything was finished before the deadline.
     pub async fn leave(self) -> bool {
+        let drain = self.reload.in_force().shutdown;
         self.shutdown.enter(Phase::Leaving);
         let left = async {
-            tokio::time::sleep(self.drain.delay).await;
+            tokio::time::sleep(drain.delay).await;
             self.shutdown.enter(Phase::Draining);
             if let Ok(Err(error)) = self.serving.await {
                 error!(%error, "the public port failed");
             }
             self.shutdown.idle().await;
         };
-        let finished = timeout(self.drain.deadline, left).await.is_ok();
+        let finished = timeout(drain.deadline, left).await.is_ok();
         if !finished {
             warn!(
                 left = self.shutdown.tracked(),
@@ -193,7 +214,9 @@ pub enum StartError {
 /// The gateway as the listener sees it.
 #[derive(Clone)]
 struct Door {
-    gateway: Gateway,
+    gateway: Current,
+    /// Its metrics are those of every configuration.
+    telemetry: Arc<Telemetry>,
     accept_failures: Arc<Rarely>,
     clock: Clock,
 }
@@ -212,16 +235,15 @@ impl Handler for Door {
         session: &Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send {
-        // Not awaited here: a future around a future is moved once more for each request.
         self.gateway.handle(request, session, ahead)
     }
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {
-        self.gateway.telemetry().metrics.connections_ended_total.inc(why.as_str());
+        self.telemetry.metrics.connections_ended_total.inc(why.as_str());
     }
 
     fn connections(&self, change: Change) {
-        let open = &self.gateway.telemetry().metrics.connections;
+        let open = &self.telemetry.metrics.connections;
         match change {
             Change::Opened => open.inc(),
             Change::Closed => open.dec(),
@@ -247,16 +269,7 @@ fn telemetry(
     callers: &Callers,
     setting: &Setting,
 ) -> prometheus::Result<Telemetry> {
-    let routes: Vec<RouteLabels> = config
-        .routes
-        .iter()
-        .map(|route| RouteLabels {
-            name: route.name.clone(),
-            upstream: route.upstream.clone(),
-            methods: route.methods.clone(),
-            cached: route.cache.is_some(),
-        })
-        .collect();
+    let routes = labels(config);
     Telemetry::new(Setup {
         clock: setting.clock.clone(),
         dice: setting.dice.clone(),
@@ -278,32 +291,16 @@ fn telemetry(
     })
 }
 
-/// How access lines show targets.
-fn target_view(config: &Config, callers: &Callers) -> Option<TargetView> {
-    match config.log.target {
-        LogTarget::Off => None,
-        LogTarget::Full => {
-            let masker = Masker::new(&config.secrets, &Routes::members(config));
-            Some(TargetView::new(move |target| masker.target(target).into_owned().into()))
-        }
-        LogTarget::Digest => {
-            let callers = callers.clone();
-            Some(TargetView::new(move |target| {
-                String::from_utf8_lossy(&callers.fingerprint_of(target.as_bytes()))
-                    .into_owned()
-                    .into()
-            }))
-        }
-    }
-}
-
 fn open_admin(
     config: &Config,
-    gateway: &Gateway,
+    reload: &Arc<Reload>,
+    access: Arc<RwLock<Access>>,
     telemetry: &Arc<Telemetry>,
     shutdown: &Shutdown,
 ) -> Result<Option<admin::Running>, StartError> {
-    let masking = gateway.masks_its_own_sample();
+    let gateway = reload.gateway();
+    // A reload under which it would fail is refused.
+    let masking = gateway.load().masks_its_own_sample();
     if !masking {
         error!("masking has failed its self-test; /readyz stays 503: roll back this build");
     }
@@ -318,16 +315,16 @@ fn open_admin(
             listening: true,
             draining: shutdown.phase() != Phase::Running,
             masking,
-            details: vec![("fetches under way".to_owned(), flights.flights().to_string())],
+            details: vec![("fetches under way".to_owned(), flights.load().flights().to_string())],
         }),
-        cache: Box::new(move || cache.cache_sizes()),
-        limiter_keys: Box::new(move |limiter| limits.limiter_keys(limiter)),
+        cache: Box::new(move || cache.load().cache_sizes()),
+        limiter_keys: Box::new(move |limiter| limits.load().limiter_keys(limiter)),
     };
-    let purging = gateway.clone();
+    let (purging, reload) = (gateway.clone(), Arc::clone(reload));
     let changes = Changes {
-        pass: config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of),
-        hosts: config.admin.hosts.clone(),
-        purge: Arc::new(move |purge, strength| purging.purge(purge, strength)),
+        access,
+        purge: Arc::new(move |purge, strength| purging.load().purge(purge, strength)),
+        reload: Arc::new(move || reload.run().map_err(|error| error.mistakes())),
     };
     admin::start(address, Admin::new(Arc::clone(telemetry), probes, changes))
         .map(Some)

@@ -1,8 +1,8 @@
-//! Coalescing: one detached fetch per key and generation, many joiners, named endings.
+//! Coalescing: one detached fetch per key, configuration and generation, many joiners, named endings.
 //!
 //! *Invariants*
-//! 1. At most one flight per key can be joined; one whose generation was bumped is joined by nobody any
-//!    more, and whoever comes later starts a new one.
+//! 1. At most one flight per key and configuration can be joined; one whose generation was bumped is joined
+//!    by nobody any more, and whoever comes later starts a new one.
 //! 2. A flight runs to its end whoever leaves, its leader too.
 //! 3. Each joiner is woken exactly once, at once: when it lands, when it panics ([`Ended::Lost`]), or
 //!    when the joiner's own patience ends ([`Ended::TimedOut`]). Nobody polls.
@@ -37,18 +37,21 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         Self { table: Arc::new(Table(Mutex::new(HashMap::new()))), shutdown }
     }
 
-    /// Joins the flight of `key`, or begins one.
+    /// Joins the flight of `key` that was begun under the same configuration (its fingerprint, `made_under`),
+    /// or begins one.
     ///
     /// `begin` is called for a leader only: it stamps the generations *before* anything is asked and
     /// returns the stamp with the work.
     pub fn join<W>(
         &self,
         key: CacheKey,
+        made_under: u64,
         begin: impl FnOnce(Publisher<T, I>) -> (Stamp, W),
     ) -> Ticket<T, I>
     where
         W: Future<Output = T> + Send + 'static,
     {
+        let key = (key, made_under);
         let mut table = self.table.0.lock();
         if let Some(flight) = table.get(&key)
             && flight.stamp.verdict() == Verdict::Current
@@ -90,10 +93,11 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         Ticket { role: Role::Leader, progress }
     }
 
-    /// Whether a flight of `key` can be joined.
-    pub fn is_under_way(&self, key: &CacheKey) -> bool {
+    /// Whether a flight of `key` can be joined under a configuration.
+    pub fn is_under_way(&self, key: &CacheKey, made_under: u64) -> bool {
         let table = self.table.0.lock();
-        table.get(key).is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
+        let flight = table.get(&(key.clone(), made_under));
+        flight.is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
     }
 
     /// Flights under way that a bump of `scope` is about.
@@ -187,9 +191,9 @@ pub enum Ended<T> {
     TimedOut,
 }
 
-/// The flights that can be joined, by their keys.
+/// The flights that can be joined, by their keys and the fingerprints of their configurations.
 #[derive(Debug)]
-struct Table<T, I>(Mutex<HashMap<CacheKey, Arc<Flight<T, I>>>>);
+struct Table<T, I>(Mutex<HashMap<(CacheKey, u64), Arc<Flight<T, I>>>>);
 
 #[derive(Debug)]
 struct Flight<T, I> {
@@ -213,7 +217,7 @@ impl<T, I> Default for Progress<T, I> {
 /// Ends a flight however its task ends: removed first, published after.
 struct Landing<T, I> {
     /// Where it can be joined, if it can.
-    table: Option<(Arc<Table<T, I>>, CacheKey)>,
+    table: Option<(Arc<Table<T, I>>, (CacheKey, u64))>,
     flight: Arc<Flight<T, I>>,
     landed: Option<T>,
 }
@@ -268,7 +272,7 @@ mod tests {
         let mut gate = Some(gate);
         let mut tickets = Vec::new();
         for _ in 0..100 {
-            tickets.push(flights.join(key(), |_| {
+            tickets.push(flights.join(key(), 0, |_| {
                 let (fetches, gate) = (Arc::clone(&fetches), gate.take().unwrap());
                 (Stamp::default(), async move {
                     fetches.fetch_add(1, Ordering::SeqCst);
@@ -289,9 +293,9 @@ mod tests {
     async fn a_flight_goes_on_when_its_leader_leaves() {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let leader = flights.join(key(), 0, |_| (Stamp::default(), async { gate.await.unwrap() }));
         let joiner =
-            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         assert_eq!((leader.role(), joiner.role()), (Role::Leader, Role::Joiner));
         drop(leader);
         open.send(7).unwrap();
@@ -302,11 +306,11 @@ mod tests {
     async fn a_panic_answers_every_joiner_and_frees_the_key() {
         let flights = flights();
         let work = |_| (Stamp::default(), async { panic!("on purpose") });
-        let leader = flights.join(key(), work);
-        let joiner = flights.join(key(), work);
+        let leader = flights.join(key(), 0, work);
+        let joiner = flights.join(key(), 0, work);
         assert_eq!(landed(leader).await, Ended::Lost);
         assert_eq!(landed(joiner).await, Ended::Lost);
-        let next = flights.join(key(), |_| (Stamp::default(), async { 1 }));
+        let next = flights.join(key(), 0, |_| (Stamp::default(), async { 1 }));
         assert_eq!(landed(next).await, Ended::Landed(1));
     }
 
@@ -318,15 +322,15 @@ mod tests {
         let (open_old, old) = oneshot::channel::<u32>();
         let (open_new, new) = oneshot::channel::<u32>();
         let before = flights
-            .join(key(), |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
+            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
         generations.bump(&scope, Strength::Soft);
         let after = flights
-            .join(key(), |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
+            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
         assert_eq!(after.role(), Role::Leader);
         open_old.send(1).unwrap();
         assert_eq!(landed(before).await, Ended::Landed(1));
         assert!(
-            flights.is_under_way(&key()),
+            flights.is_under_way(&key(), 0),
             "the successor was thrown out by its predecessor's end"
         );
         open_new.send(2).unwrap();
@@ -334,11 +338,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_flight_of_another_configuration_is_not_joined_and_stays_where_it_is() {
+        let flights = flights();
+        let (open, gate) = oneshot::channel::<u32>();
+        let before = flights.join(key(), 1, |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let after = flights.join(key(), 2, |_| (Stamp::default(), async { 2 }));
+        assert_eq!(after.role(), Role::Leader);
+        assert_eq!(landed(after).await, Ended::Landed(2));
+        let with_before =
+            flights.join(key(), 1, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        open.send(1).unwrap();
+        assert_eq!(landed(before).await, Ended::Landed(1));
+        assert_eq!(landed(with_before).await, Ended::Landed(1));
+    }
+
+    #[tokio::test]
     async fn a_joiner_that_gives_up_leaves_the_flight_alone() {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
-        let hasty = flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        let leader = flights.join(key(), 0, |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let hasty =
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         assert_eq!(hasty.landed(Duration::ZERO, |_| {}).await, Ended::TimedOut);
         open.send(3).unwrap();
         assert_eq!(landed(leader).await, Ended::Landed(3));
@@ -349,14 +369,14 @@ mod tests {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
         let mut publisher = None;
-        let leader = flights.join(key(), |given| {
+        let leader = flights.join(key(), 0, |given| {
             publisher = Some(given);
             (Stamp::default(), async { gate.await.unwrap() })
         });
         let publisher = publisher.unwrap();
         publisher.publish(1);
         let joiner =
-            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         (2..100).for_each(|ahead| publisher.publish(ahead));
         open.send(7).unwrap();
         for ticket in [leader, joiner] {

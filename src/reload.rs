@@ -31,8 +31,10 @@ use crate::upstream::{SetupError, Upstreams};
 pub struct Reload {
     parts: Parts,
     source: OnceLock<Source>,
-    /// Also keeps two reloads from each other.
+    /// Locked for all of a reload, which keeps two from each other; reading files may take its time.
     state: Mutex<State>,
+    /// Locked for moments only.
+    in_force: Mutex<Arc<Config>>,
 }
 
 /// What a reload works on.
@@ -63,8 +65,7 @@ pub struct Source {
 
 struct State {
     /// What the process was started with.
-    started: Config,
-    in_force: Config,
+    started: Arc<Config>,
     files: Files,
 }
 
@@ -92,8 +93,14 @@ impl Reload {
     pub fn new(config: &Config, parts: Parts) -> Self {
         let nothing = Files { ca: None, caller_key: None, token: None };
         let files = Files::of(config).unwrap_or(nothing);
-        let state = State { started: config.clone(), in_force: config.clone(), files };
-        Self { parts, source: OnceLock::new(), state: Mutex::new(state) }
+        let config = Arc::new(config.clone());
+        let state = State { started: Arc::clone(&config), files };
+        Self {
+            parts,
+            source: OnceLock::new(),
+            state: Mutex::new(state),
+            in_force: Mutex::new(config),
+        }
     }
 
     /// From now on it can be done, from `source`. Only the first one counts.
@@ -107,8 +114,8 @@ impl Reload {
     }
 
     /// The configuration in force; of what takes a restart, what will be.
-    pub fn in_force(&self) -> Config {
-        self.state.lock().in_force.clone()
+    pub fn in_force(&self) -> Arc<Config> {
+        Arc::clone(&self.in_force.lock())
     }
 
     /// Loads the configuration again and puts it in force. It reads files: not for a thread that serves.
@@ -134,10 +141,10 @@ impl Reload {
         let source = self.source.get().ok_or(NotReloaded::NoSource)?;
         let (config, warnings) = (source.load)()?;
         let files = Files::of(&config)?;
-        let gateway = self.parts.current.load();
+        let (gateway, last) = (self.parts.current.load(), self.in_force());
         // With them goes what was learnt of the upstreams: kept as long as nothing about them changed.
-        let same = config.upstream == state.in_force.upstream
-            && config.upstreams == state.in_force.upstreams
+        let same = config.upstream == last.upstream
+            && config.upstreams == last.upstreams
             && files.ca == state.files.ca;
         let upstreams =
             if same { Arc::clone(gateway.upstreams()) } else { Arc::new(self.upstreams(&config)?) };
@@ -155,7 +162,8 @@ impl Reload {
         if let Some(hearing) = &source.hearing {
             hearing.follow(&config.log);
         }
-        let reloaded = state.follow(config, files);
+        let reloaded = state.follow(&last, &config, files);
+        *self.in_force.lock() = Arc::new(config);
         Ok(Reloaded { warnings: warnings.iter().map(ToString::to_string).collect(), ..reloaded })
     }
 
@@ -167,9 +175,9 @@ impl Reload {
 
 impl State {
     /// Takes over what is in force now; says what that changed.
-    fn follow(&mut self, config: Config, files: Files) -> Reloaded {
-        let mut changed = self.in_force.changes(&config).applied;
-        let mut restart = self.started.changes(&config).restart;
+    fn follow(&mut self, last: &Config, config: &Config, files: Files) -> Reloaded {
+        let mut changed = last.changes(config).applied;
+        let mut restart = self.started.changes(config).restart;
         let also = |told: &mut Vec<String>, key: &str, differs: bool| {
             if differs && !told.iter().any(|told| told == key) {
                 told.push(key.to_owned());
@@ -178,14 +186,12 @@ impl State {
         also(&mut changed, "admin.token_file", files.token != self.files.token);
         also(&mut changed, "upstream.ca_file", files.ca != self.files.ca);
         also(&mut restart, "caller.key_file", files.caller_key != self.files.caller_key);
-        for line in config.consequences() {
-            if !self.in_force.consequences().contains(&line) {
-                info!("{line}");
-            }
+        let told = last.consequences();
+        for line in config.consequences().iter().filter(|line| !told.contains(line)) {
+            info!("{line}");
         }
         // The key of the digests stays that of the start.
         self.files = Files { caller_key: self.files.caller_key, ..files };
-        self.in_force = config;
         Reloaded { changed, restart, warnings: Vec::new() }
     }
 }

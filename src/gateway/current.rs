@@ -74,10 +74,11 @@ impl Current {
     }
 
     /// Puts the next gateway in force.
-    pub fn replace(&self, mut next: Gateway) {
+    pub fn replace(&self, next: Gateway) {
         // Before it is in force: what it brings must not be replaced by what the last one asked for.
-        if let Some(next) = Arc::get_mut(&mut next.0) {
-            self.load().retire(next);
+        let last: &Gateway = &self.load();
+        for plan in &last.0.plans {
+            plan.give_way(&next.0.plans);
         }
         self.0.store(Arc::new(next));
     }
@@ -150,7 +151,13 @@ impl Gateway {
         let last = &*self.0;
         let routes = last.routes.succeeded_by(config);
         let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), &last.clock);
-        let follows = Follows::of(config, &routes, &upstreams, &last.made_up);
+        let mut follows = Follows::of(config, &routes, &upstreams, &last.made_up);
+        for (route, plan) in routes.iter().zip(&mut follows.plans) {
+            let mut known = last.routes.iter().zip(&last.plans);
+            if let Some((_, last)) = known.find(|(other, _)| other.id == route.id) {
+                plan.follow(last);
+            }
+        }
         Self(Arc::new(Shared {
             plans: follows.plans,
             masker: follows.masker,
@@ -178,15 +185,6 @@ impl Gateway {
     /// The upstreams' clients.
     pub fn upstreams(&self) -> &Arc<Upstreams> {
         &self.0.upstreams
-    }
-
-    /// Gives way to `next`, route by route.
-    fn retire(&self, next: &mut Shared) {
-        for (route, plan) in self.0.routes.iter().zip(&self.0.plans) {
-            let mut plans = next.routes.iter().zip(&mut next.plans);
-            let same = plans.find(|(other, _)| other.id == route.id).map(|(_, plan)| plan);
-            plan.succeeded_by(same);
-        }
     }
 }
 

@@ -67,11 +67,17 @@ impl Plan {
         self.superseded.load(Ordering::Acquire)
     }
 
-    /// `next` takes its place; `None` where the route is gone.
-    pub(super) fn succeeded_by(&self, next: Option<&mut Self>) {
-        match next.filter(|next| next.made_under == self.made_under) {
-            Some(next) => next.superseded = Arc::clone(&self.superseded),
-            None => self.superseded.store(true, Ordering::Release),
+    /// It is of the same route as `last`, whose answers are its own where nothing that shapes them changed.
+    pub(super) fn follow(&mut self, last: &Self) {
+        if self.made_under == last.made_under {
+            self.superseded = Arc::clone(&last.superseded);
+        }
+    }
+
+    /// Another configuration is about to be in force, with these plans.
+    pub(super) fn give_way(&self, next: &[Self]) {
+        if !next.iter().any(|next| Arc::ptr_eq(&next.superseded, &self.superseded)) {
+            self.superseded.store(true, Ordering::Release);
         }
     }
 

@@ -138,7 +138,7 @@ impl Gate {
 
     /// Writes the configuration in force to its file with `change`, without loading it.
     pub(crate) fn write(&self, change: impl FnOnce(&mut Config)) {
-        let mut config = self.server().reload().in_force();
+        let mut config = Config::clone(&self.server().reload().in_force());
         change(&mut config);
         *self.file.lock() = Ok((config, Vec::new()));
     }

@@ -70,7 +70,7 @@ struct State {
 }
 
 /// Digests of files that are named by the configuration and can change without it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 struct Files {
     ca: Option<blake3::Hash>,
     caller_key: Option<blake3::Hash>,
@@ -111,6 +111,11 @@ impl Reload {
     /// The gateway in force.
     pub fn gateway(&self) -> &Current {
         &self.parts.current
+    }
+
+    /// Who may change something over the operators' port.
+    pub fn access(&self) -> &Arc<RwLock<Access>> {
+        &self.parts.access
     }
 
     /// The configuration in force; of what takes a restart, what will be.

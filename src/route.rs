@@ -20,7 +20,7 @@ use crate::unit::is_unit_id;
 /// The route table.
 #[derive(Debug)]
 pub struct Routes {
-    routes: Vec<Route>,
+    table: Vec<Route>,
     /// Every route's name so far, by its number.
     names: Vec<String>,
     /// Every family so far, by its number.
@@ -72,6 +72,7 @@ impl Routes {
     }
 
     /// The table of the configuration that follows this one's.
+    #[must_use]
     pub fn succeeded_by(&self, config: &Config) -> Self {
         Self::numbered(config, self.names.clone(), self.families.clone())
     }
@@ -96,7 +97,7 @@ impl Routes {
                 template: template(&route.path, &unit_names(config, route)),
             }
         });
-        Self { routes: routes.collect(), names, families }
+        Self { table: routes.collect(), names, families }
     }
 
     /// The members of answers that name units, over all routes: what the masker looks out for.
@@ -112,12 +113,12 @@ impl Routes {
 
     /// All routes, in the table's order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
+        self.table.iter()
     }
 
     /// The route at `index`, the place in the table.
     pub fn at(&self, index: u16) -> Option<&Route> {
-        self.routes.get(usize::from(index))
+        self.table.get(usize::from(index))
     }
 
     /// Finds the route of a request.
@@ -131,7 +132,7 @@ impl Routes {
         let target = uri.path_and_query().ok_or(RouteError::NotFound)?.as_str();
         let path = uri.path();
         let mut allowed: Vec<&Method> = Vec::new();
-        for route in &self.routes {
+        for route in &self.table {
             let Some(parameters) = route.matches(path) else { continue };
             if route.config.methods.contains(method) {
                 route.accept(path, uri.query(), &parameters)?;

@@ -74,10 +74,6 @@ impl Server {
         let addresses =
             sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>();
         warn_of_memory(config.cache.max_bytes);
-        let (most, lowered) = listener::connection_cap(config.listen.connections);
-        if let Some(lowered) = lowered {
-            warn!("{lowered}");
-        }
         let first = Gateway::new(
             config,
             Ground {
@@ -90,20 +86,16 @@ impl Server {
             },
         );
         let gateway = Current::new(first);
-        let pass = config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of);
-        let access = Arc::new(RwLock::new(Access { pass, hosts: config.admin.hosts.clone() }));
-        let reload = Arc::new(Reload::new(
-            config,
-            reload::Parts {
-                current: gateway.clone(),
-                telemetry: Arc::clone(&telemetry),
-                access: Arc::clone(&access),
-                callers,
-                clock: clock.clone(),
-                dice,
-            },
-        ));
-        let admin = open_admin(config, &reload, access, &telemetry, &shutdown)?;
+        let parts = reload::Parts {
+            current: gateway.clone(),
+            telemetry: Arc::clone(&telemetry),
+            access: access(config)?,
+            callers,
+            clock: clock.clone(),
+            dice,
+        };
+        let reload = Arc::new(Reload::new(config, parts));
+        let admin = open_admin(config, &reload, &telemetry, &shutdown)?;
         let door = Door {
             gateway: gateway.clone(),
             telemetry: Arc::clone(&telemetry),
@@ -111,7 +103,7 @@ impl Server {
             clock: clock.clone(),
         };
         let listen = config.listen.clone();
-        let (places, until) = (Places::new(most), shutdown.clone());
+        let (places, until) = (places(config), shutdown.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "the drain waits for this task by its handle"
@@ -264,6 +256,20 @@ fn callers(config: &Config) -> Result<Callers, StartError> {
     }
 }
 
+/// The places for connections, fewer than configured where open files allow no more.
+fn places(config: &Config) -> Places {
+    let (most, lowered) = listener::connection_cap(config.listen.connections);
+    if let Some(lowered) = lowered {
+        warn!("{lowered}");
+    }
+    Places::new(most)
+}
+
+fn access(config: &Config) -> Result<Arc<RwLock<Access>>, StartError> {
+    let pass = config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of);
+    Ok(Arc::new(RwLock::new(Access { pass, hosts: config.admin.hosts.clone() })))
+}
+
 fn telemetry(
     config: &Config,
     callers: &Callers,
@@ -294,7 +300,6 @@ fn telemetry(
 fn open_admin(
     config: &Config,
     reload: &Arc<Reload>,
-    access: Arc<RwLock<Access>>,
     telemetry: &Arc<Telemetry>,
     shutdown: &Shutdown,
 ) -> Result<Option<admin::Running>, StartError> {
@@ -322,7 +327,7 @@ fn open_admin(
     };
     let (purging, reload) = (gateway.clone(), Arc::clone(reload));
     let changes = Changes {
-        access,
+        access: Arc::clone(reload.access()),
         purge: Arc::new(move |purge, strength| purging.load().purge(purge, strength)),
         reload: Arc::new(move || reload.run().map_err(|error| error.mistakes())),
     };

@@ -38,7 +38,6 @@ pub struct Changes {
     #[expect(clippy::type_complexity, reason = "it is said once")]
     pub purge: Arc<dyn Fn(&Purge, Strength) -> Result<Purged, Several> + Send + Sync>,
     /// Loads the configuration again, or tells what is wrong with it.
-    #[expect(clippy::type_complexity, reason = "it is said once")]
     pub reload: Arc<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>,
 }
 

@@ -51,9 +51,9 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let key = (key, made_under);
+        let place = Place { key, made_under };
         let mut table = self.table.0.lock();
-        if let Some(flight) = table.get(&key)
+        if let Some(flight) = table.get(&place)
             && flight.stamp.verdict() == Verdict::Current
         {
             return Ticket { role: Role::Joiner, progress: flight.progress.subscribe() };
@@ -61,10 +61,10 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         let progress = Arc::new(watch::Sender::new(Progress::default()));
         let (stamp, work) = begin(Publisher(Arc::clone(&progress)));
         let flight = Arc::new(Flight { stamp, progress });
-        table.insert(key.clone(), Arc::clone(&flight));
+        table.insert(place.clone(), Arc::clone(&flight));
         drop(table);
         self.launch(
-            Landing { table: Some((Arc::clone(&self.table), key)), flight, landed: None },
+            Landing { table: Some((Arc::clone(&self.table), place)), flight, landed: None },
             work,
         )
     }
@@ -96,7 +96,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     /// Whether a flight of `key` can be joined under a configuration.
     pub fn is_under_way(&self, key: &CacheKey, made_under: u64) -> bool {
         let table = self.table.0.lock();
-        let flight = table.get(&(key.clone(), made_under));
+        let flight = table.get(&Place { key: key.clone(), made_under });
         flight.is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
     }
 
@@ -191,9 +191,16 @@ pub enum Ended<T> {
     TimedOut,
 }
 
-/// The flights that can be joined, by their keys and the fingerprints of their configurations.
+/// The flights that can be joined.
 #[derive(Debug)]
-struct Table<T, I>(Mutex<HashMap<(CacheKey, u64), Arc<Flight<T, I>>>>);
+struct Table<T, I>(Mutex<HashMap<Place, Arc<Flight<T, I>>>>);
+
+/// Where a flight can be joined: by whom asks for the same under the same configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    key: CacheKey,
+    made_under: u64,
+}
 
 #[derive(Debug)]
 struct Flight<T, I> {
@@ -217,18 +224,18 @@ impl<T, I> Default for Progress<T, I> {
 /// Ends a flight however its task ends: removed first, published after.
 struct Landing<T, I> {
     /// Where it can be joined, if it can.
-    table: Option<(Arc<Table<T, I>>, (CacheKey, u64))>,
+    table: Option<(Arc<Table<T, I>>, Place)>,
     flight: Arc<Flight<T, I>>,
     landed: Option<T>,
 }
 
 impl<T, I> Drop for Landing<T, I> {
     fn drop(&mut self) {
-        if let Some((table, key)) = &self.table {
+        if let Some((table, place)) = &self.table {
             let mut table = table.0.lock();
             // A successor of a newer generation may have taken the place.
-            let removed = match table.get(key) {
-                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(key),
+            let removed = match table.get(place) {
+                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(place),
                 _ => None,
             };
             drop(table);

@@ -77,7 +77,7 @@ fn keys(config: &Config) -> BTreeMap<String, String> {
         } else if let Some((key, value)) = line.split_once(" = ") {
             if section.is_empty() {
                 // The first key of a route is its name.
-                route = value.trim_matches('"').to_owned();
+                value.trim_matches('"').clone_into(&mut route);
                 section = format!("routes.{route}");
             }
             keys.insert(format!("{section}.{key}"), value.to_owned());

@@ -150,7 +150,7 @@ impl Gateway {
     ) -> Self {
         let last = &*self.0;
         let routes = last.routes.succeeded_by(config);
-        let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), &last.clock);
+        let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), last.clock.clone());
         let mut follows = Follows::of(config, &routes, &upstreams, &last.made_up);
         for (route, plan) in routes.iter().zip(&mut follows.plans) {
             let mut known = last.routes.iter().zip(&last.plans);

@@ -76,17 +76,18 @@ impl Limits {
             lane_config: None,
             known,
         };
-        ground.succeeded_by(config, routes, &clock)
+        ground.succeeded_by(config, routes, clock)
     }
 
     /// Other rates over the same buckets: what a caller or peer owes, and who is known, stays. The room
     /// (`config.keys`) stays what it was. A lane that was changed begins empty; who is in the old one is
     /// not counted in the new.
+    #[must_use]
     pub fn succeeded_by(
         &self,
         config: &config::Limits,
         routes: &[Option<Rate>],
-        clock: &Clock,
+        clock: Clock,
     ) -> Self {
         let (callers, upstreams, peers) = (&self.callers, &self.upstreams, &self.peers);
         let per_route = |rate: Rate| Budget::new(rate, Arc::clone(callers), clock.clone());
@@ -101,7 +102,7 @@ impl Limits {
             upstream: config
                 .caller_upstream
                 .map(|rate| Budget::new(rate, Arc::clone(upstreams), clock.clone())),
-            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(peers), clock.clone())),
+            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(peers), clock)),
             lane,
             lane_config: config.lane,
             callers: Arc::clone(callers),

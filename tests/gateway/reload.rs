@@ -11,9 +11,10 @@
 //! Who may ask for one: `reload_access`.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 use unitgate::config::{
     AccessLog, CachePolicy, CallerMode, Config, Lane, Level, LogFormat, NamedUpstream, Rate, Route,
 };
@@ -469,7 +470,9 @@ async fn counters_go_on_and_a_new_route_has_its_series_at_0() {
 #[tokio::test]
 async fn fifty_reloads_under_traffic_fail_no_request() {
     let upstreams = [Upstream::start().await, Upstream::start().await];
-    upstreams.iter().for_each(|it| it.answer(Answer::json(200, list(&key("Ab1"), "kind"))));
+    for upstream in &upstreams {
+        upstream.answer(Answer::json(200, list(&key("Ab1"), "kind")));
+    }
     let gate = Gate::start(&upstreams[0], |config| {
         config.limits.caller = None;
         config.limits.caller_upstream = None;

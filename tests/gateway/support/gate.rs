@@ -99,9 +99,9 @@ impl Gate {
             workers: Workers::here(),
         };
         let server = Server::start(config, setting).unwrap();
-        let file = Arc::new(Mutex::new(Ok((config.clone(), Vec::new()))));
+        let file = Arc::new(Mutex::new(File(Ok((config.clone(), Vec::new())))));
         let read = Arc::clone(&file);
-        let load = Box::new(move || read.lock().clone());
+        let load = Box::new(move || read.lock().0.clone());
         server.reload().from(Source { load, hearing: Some(hearing) });
         Self {
             gateway: server.gateway().clone(),
@@ -140,12 +140,12 @@ impl Gate {
     pub(crate) fn write(&self, change: impl FnOnce(&mut Config)) {
         let mut config = Config::clone(&self.server().reload().in_force());
         change(&mut config);
-        *self.file.lock() = Ok((config, Vec::new()));
+        self.file.lock().0 = Ok((config, Vec::new()));
     }
 
     /// Writes this text to the configuration's file, without loading it.
     pub(crate) fn write_text(&self, text: &str) {
-        *self.file.lock() = Config::parse(text, []);
+        self.file.lock().0 = Config::parse(text, []);
     }
 
     /// Loads what the configuration's file holds now.
@@ -214,7 +214,7 @@ impl Gate {
 }
 
 /// What the configuration's file holds.
-type File = Result<(Config, Vec<Warning>), ConfigErrors>;
+struct File(Result<(Config, Vec<Warning>), ConfigErrors>);
 
 fn sum(scrape: &str, name: &str, labels: &[&str]) -> f64 {
     let name = format!("unitgate_{name}");

@@ -23,6 +23,7 @@ use crate::config::{Config, ConfigErrors, LogTarget, Warning};
 use crate::gateway::Current;
 use crate::mask::Masker;
 use crate::route::Routes;
+use crate::server::warn_of_roots;
 use crate::telemetry::diagnostics::Hearing;
 use crate::telemetry::{RouteLabels, TargetView, Telemetry};
 use crate::upstream::{SetupError, Upstreams};
@@ -174,7 +175,9 @@ impl Reload {
 
     fn upstreams(&self, config: &Config) -> Result<Upstreams, SetupError> {
         let (clock, dice) = (self.parts.clock.clone(), self.parts.dice.clone());
-        Upstreams::new(&config.upstream, &config.upstreams, clock, dice)
+        let made = Upstreams::new(&config.upstream, &config.upstreams, clock, dice)?;
+        warn_of_roots(config, made.roots());
+        Ok(made)
     }
 }
 

@@ -336,7 +336,7 @@ fn open_admin(
         .map_err(|cause| StartError::Admin { address, cause })
 }
 
-fn warn_of_roots(config: &Config, roots: Roots) {
+pub(crate) fn warn_of_roots(config: &Config, roots: Roots) {
     let secure =
         config.upstreams.values().any(|upstream| upstream.url.scheme_str() == Some("https"));
     if secure && roots.system + roots.extra == 0 {

@@ -1,4 +1,4 @@
-//! The pieces of a hit, and a whole hit through [`Gateway::handle`] without sockets; allocations as well
+//! The pieces of a hit, and a whole hit through [`Current::handle`] without sockets; allocations as well
 //! as time.
 //!
 //! `cargo bench --bench hot_path`. The first lines count allocations, the rest is time.
@@ -13,7 +13,7 @@ use unitgate::cache::policy::CacheStatus;
 use unitgate::caller::{Callers, LastCaller};
 use unitgate::clock::Clock;
 use unitgate::config::{AccessLog, Config};
-use unitgate::gateway::{Gateway, Session};
+use unitgate::gateway::{Current, Session};
 use unitgate::limit::Limits;
 use unitgate::route::Routes;
 use unitgate::server::Server;
@@ -91,6 +91,6 @@ fn pieces(criterion: &mut Criterion) {
     group.finish();
 }
 
-async fn hit(gateway: &Gateway, session: &Session) -> StatusCode {
+async fn hit(gateway: &Current, session: &Session) -> StatusCode {
     gate::answered(gateway, session, gate::request(TARGET)).await.status()
 }

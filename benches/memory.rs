@@ -1,6 +1,6 @@
 //! What an entry of the cache costs in memory beside its body, and what equal bodies of many callers cost.
 //!
-//! `cargo bench --bench memory`. Each scene is a process of its own, filled through `Gateway::handle` from a
+//! `cargo bench --bench memory`. Each scene is a process of its own, filled through `Current::handle` from a
 //! sample upstream; what is told is the growth of its resident memory (Linux).
 
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use unitgate::config::AccessLog;
-use unitgate::gateway::Gateway;
+use unitgate::gateway::Current;
 
 mod support;
 
@@ -64,7 +64,7 @@ async fn fill(callers: usize, units: usize) {
             ask(gateway, caller, unit).await;
         }
     }
-    let sizes = gateway.cache_sizes();
+    let sizes = gateway.load().cache_sizes();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (grown, entries) = (resident().saturating_sub(before), callers * units);
     let (each, body) = (grown / entries, support::answer().len());
@@ -79,7 +79,7 @@ async fn fill(callers: usize, units: usize) {
     assert_eq!(usize::try_from(sizes.entries).ok(), Some(entries + 100), "not all were kept");
 }
 
-async fn ask(gateway: &Gateway, caller: usize, unit: usize) {
+async fn ask(gateway: &Current, caller: usize, unit: usize) {
     let mut request = gate::request(&format!("/api/v1/calcom/integration/unit/unit-{unit:06}"));
     let token = HeaderValue::from_str(&format!("Bearer {caller:048}")).expect("it is ASCII");
     request.headers_mut().insert(AUTHORIZATION, token);

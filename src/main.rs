@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -16,6 +17,7 @@ use unitgate::config::Config;
 use unitgate::demo;
 use unitgate::handover::Predecessor;
 use unitgate::listener::{Given, Workers};
+use unitgate::reload::Source;
 use unitgate::server::{Server, Setting};
 use unitgate::systemd::{self, Notifier};
 use unitgate::telemetry::{Lines, diagnostics};
@@ -48,9 +50,8 @@ enum Action {
 fn main() -> ExitCode {
     let command = Command::parse();
     let result = match command.action {
-        None => {
-            load(&command.config).map_or_else(|| Ok(bad_configuration()), |config| run(&config))
-        }
+        None => load(&command.config)
+            .map_or_else(|| Ok(bad_configuration()), |config| run(&config, command.config)),
         Some(Action::Check) => check(&command.config),
         Some(Action::Demo(options)) => demo(&options),
         Some(Action::Healthcheck { address }) => healthcheck(&command.config, address),
@@ -90,13 +91,13 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(config: &Config) -> anyhow::Result<ExitCode> {
+fn run(config: &Config, path: PathBuf) -> anyhow::Result<ExitCode> {
     // Before there are threads.
     let given = Given::by_service_manager()?;
     let clock = Clock::real();
     let lines = Lines::start(config.log.output).context("the log's thread can't be started")?;
     let rust_log = std::env::var("RUST_LOG").ok();
-    let subscriber =
+    let (subscriber, hearing) =
         diagnostics::subscriber(&config.log, rust_log.as_deref(), clock.clone(), lines.clone());
     tracing::subscriber::set_global_default(subscriber).context("the log can't be set up")?;
     diagnostics::hook_panics(lines.clone());
@@ -109,18 +110,23 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    let result = runtime.block_on(serve(config, Setting { lines, clock, dice, workers, given }));
+    let result = runtime.block_on(async {
+        let load = move || Config::load(&path, std::env::vars_os());
+        let source = Source { load: Box::new(load), hearing: Some(hearing) };
+        serve(config, source, Setting { lines, clock, dice, workers, given }).await
+    });
     // A name that is still being resolved must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, mut setting: Setting) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, source: Source, mut setting: Setting) -> anyhow::Result<ExitCode> {
     let signals = Signals::watch()?;
-    let notifier = Notifier::from_env().context("NOTIFY_SOCKET can't be used")?;
+    let notifier = Arc::new(Notifier::from_env().context("NOTIFY_SOCKET can't be used")?);
     let lines = setting.lines.clone();
     let before = predecessor(config, &mut setting.given)?;
     let server = Server::start(config, setting)?;
+    server.reload().from(source);
     announce(config, &server);
     if let Some(before) = before {
         match before.relieve() {
@@ -160,7 +166,7 @@ impl Signals {
 }
 
 /// Serves until a signal or another process ends it, and leaves.
-async fn live(mut server: Server, signals: Signals, notifier: &Notifier) {
+async fn live(mut server: Server, signals: Signals, notifier: &Arc<Notifier>) {
     let Signals { mut end, mut interrupt, mut hangup } = signals;
     loop {
         tokio::select! {
@@ -168,9 +174,13 @@ async fn live(mut server: Server, signals: Signals, notifier: &Notifier) {
             _ = interrupt.recv() => break info!("SIGINT: leaving; a second signal ends at once"),
             () = server.handed_over() => break tell_of_successor(&server),
             _ = hangup.recv() => {
-                notifier.reloading();
-                warn!("SIGHUP: reloading is not implemented; restart to apply a changed configuration");
-                notifier.ready(SERVING);
+                let (reload, notifier) = (Arc::clone(server.reload()), Arc::clone(notifier));
+                // Beside this thread, which accepts connections; its outcome is told by itself.
+                drop(tokio::task::spawn_blocking(move || {
+                    notifier.reloading();
+                    drop(reload.run());
+                    notifier.ready(SERVING);
+                }));
             }
         }
     }

@@ -6,6 +6,8 @@
 //! 2. On a route with a parameter or a token, a path that two readers could read differently is refused:
 //!    dot segments, escaped slashes, controls, broken escapes. A token route's parameters are unit ids.
 //! 3. The first route whose template and method match is taken; templates are tried in the table's order.
+//! 4. A route, and a family, keeps its number from one table to the next by its name, and no other gets it:
+//!    what is filed under a number stays right when routes are added, removed or reordered.
 //!
 //! *Why not a trie:* a table has a handful of lines; comparing literal prefixes in order costs less than
 //! a trie's hashing, and the order is what the operator reads.
@@ -18,19 +20,25 @@ use crate::unit::is_unit_id;
 /// The route table.
 #[derive(Debug)]
 pub struct Routes {
-    routes: Vec<Route>,
+    table: Vec<Route>,
+    /// Every route's name so far, by its number.
+    names: Vec<String>,
+    /// Every family so far, by its number.
+    families: Vec<String>,
 }
 
 /// One line of the table, ready to match.
 #[derive(Debug)]
 pub struct Route {
-    /// Its place in the table: the label index of metrics and part of every key.
+    /// Its place in the table: the label index of metrics.
     pub index: u16,
+    /// Its number: part of every key, and of the limiters'.
+    pub id: u16,
     /// What the operator wrote.
     pub config: config::Route,
-    /// Index of its `family`, equal for all routes of one family.
+    /// Number of its `family`, equal for all routes of one family.
     pub family: Option<u16>,
-    /// What a successful write drops: index of the family, and of the member in [`Routes::members`].
+    /// What a successful write drops: number of the family, and index of the member in [`Routes::members`].
     pub invalidates: Option<(u16, usize)>,
     template: Vec<Piece>,
 }
@@ -60,12 +68,26 @@ enum Piece {
 impl Routes {
     /// The table of a valid configuration.
     pub fn new(config: &Config) -> Self {
-        let families = families(config);
+        Self::numbered(config, Vec::new(), Vec::new())
+    }
+
+    /// The table of the configuration that follows this one's.
+    #[must_use]
+    pub fn succeeded_by(&self, config: &Config) -> Self {
+        Self::numbered(config, self.names.clone(), self.families.clone())
+    }
+
+    /// The table, its names numbered on from those known.
+    fn numbered(config: &Config, mut names: Vec<String>, mut families: Vec<String>) -> Self {
+        number(&mut names, config.routes.iter().map(|route| &route.name));
+        number(&mut families, config.routes.iter().filter_map(|route| route.family.as_ref()));
         let members = Self::members(config);
         let routes = config.routes.iter().enumerate().map(|(index, route)| {
             let position = |family: &String| families.iter().position(|known| known == family);
+            let id = names.iter().position(|known| *known == route.name);
             Route {
                 index: index16(index),
+                id: index16(id.unwrap_or_default()),
                 config: route.clone(),
                 family: route.family.as_ref().and_then(position).map(index16),
                 invalidates: route.invalidates.as_ref().and_then(|what| {
@@ -75,7 +97,7 @@ impl Routes {
                 template: template(&route.path, &unit_names(config, route)),
             }
         });
-        Self { routes: routes.collect() }
+        Self { table: routes.collect(), names, families }
     }
 
     /// The members of answers that name units, over all routes: what the masker looks out for.
@@ -91,12 +113,12 @@ impl Routes {
 
     /// All routes, in the table's order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
+        self.table.iter()
     }
 
     /// The route at `index`, the place in the table.
     pub fn at(&self, index: u16) -> Option<&Route> {
-        self.routes.get(usize::from(index))
+        self.table.get(usize::from(index))
     }
 
     /// Finds the route of a request.
@@ -110,7 +132,7 @@ impl Routes {
         let target = uri.path_and_query().ok_or(RouteError::NotFound)?.as_str();
         let path = uri.path();
         let mut allowed: Vec<&Method> = Vec::new();
-        for route in &self.routes {
+        for route in &self.table {
             let Some(parameters) = route.matches(path) else { continue };
             if route.config.methods.contains(method) {
                 route.accept(path, uri.query(), &parameters)?;
@@ -307,14 +329,13 @@ fn unit_names<'a>(config: &'a Config, route: &config::Route) -> Vec<&'a str> {
     writes.filter(of_family).map(|what| what.member.as_str()).collect()
 }
 
-fn families(config: &Config) -> Vec<String> {
-    let mut families: Vec<String> = Vec::new();
-    for family in config.routes.iter().filter_map(|route| route.family.as_ref()) {
-        if !families.contains(family) {
-            families.push(family.clone());
+/// Adds the names that are not known yet.
+fn number<'a>(known: &mut Vec<String>, names: impl Iterator<Item = &'a String>) {
+    for name in names {
+        if !known.contains(name) {
+            known.push(name.clone());
         }
     }
-    families
 }
 
 /// Methods as an `Allow` field (RFC 9110 §10.2.1).
@@ -367,6 +388,29 @@ mod tests {
     fn a_wrong_method_is_told_what_is_allowed_over_all_routes_of_the_path() {
         let error = resolve("DELETE", "/api/v1/calcom/integration/i-1").unwrap_err();
         assert_eq!(error, RouteError::MethodNotAllowed { allow: "GET, HEAD, PUT".to_owned() });
+    }
+
+    #[test]
+    fn a_route_keeps_its_number_by_its_name_and_no_other_gets_it() {
+        let mut config = Config::default();
+        let before = Routes::new(&config);
+        let ids = |table: &Routes| -> Vec<(String, u16, Option<u16>)> {
+            let of = |route: &Route| (route.config.name.clone(), route.id, route.family);
+            table.iter().map(of).collect()
+        };
+        let first = ids(&before);
+        let gone = config.routes.remove(0);
+        config.routes.reverse();
+        config.routes.push(config::Route { name: "new".to_owned(), ..gone.clone() });
+        let after = before.succeeded_by(&config);
+        for (name, id, family) in ids(&after).iter().filter(|(name, ..)| name != "new") {
+            assert!(first.contains(&(name.clone(), *id, *family)), "{name}");
+        }
+        let new = ids(&after).pop().unwrap();
+        assert!(first.iter().all(|(_, id, _)| *id != new.1), "a number was given again");
+        config.routes.push(gone);
+        let back = ids(&after.succeeded_by(&config)).pop();
+        assert_eq!(back.as_ref(), first.first());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config, Limits};
-use unitgate::gateway::{Gateway, Session};
+use unitgate::gateway::{Current, Session};
 use unitgate::listener::{Ahead, Given, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
@@ -74,7 +74,7 @@ pub(crate) fn session() -> Session {
 
 /// The answer to a request, past the sockets.
 pub(crate) async fn answered(
-    gateway: &Gateway,
+    gateway: &Current,
     session: &Session,
     request: Request<Full<Bytes>>,
 ) -> Response<Full<Bytes>> {

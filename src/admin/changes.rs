@@ -1,10 +1,14 @@
-//! What operators may change over their port, and who may: `POST /purge`.
+//! What operators may change over their port, and who may: `POST /purge`, `POST /reload`.
 //!
 //! *Invariants*
-//! 1. Without a token in the configuration nothing can be changed: the endpoint does not exist.
+//! 1. Without a token in the configuration nothing can be changed, whatever the address: the endpoints do
+//!    not exist.
 //! 2. A web page can't do it, even in an operator's browser: the token is asked for, the `Host` must be an
 //!    address, `localhost` or a configured name, and an `Origin` must be this port itself.
 //! 3. The token is kept as a digest, and compared in a time that tells nothing of it.
+//!
+//! *Why not the same for what only shows:* a scraper asks by the name of a service, which nobody could have
+//! named here; and what a page could read by pointing its own name at this port holds no secret.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +21,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
@@ -27,13 +32,33 @@ use crate::fields::only;
 
 /// What operators may change.
 pub struct Changes {
+    /// Who may.
+    pub access: Arc<RwLock<Access>>,
+    /// Ends what is stored.
+    #[expect(clippy::type_complexity, reason = "it is said once")]
+    pub purge: Arc<dyn Fn(&Purge, Strength) -> Result<Purged, Several> + Send + Sync>,
+    /// Loads the configuration again, or tells what is wrong with it.
+    pub reload: Arc<dyn Fn() -> Result<Reloaded, Vec<String>> + Send + Sync>,
+}
+
+/// Who may change something, and by which names; a reload replaces it.
+#[derive(Debug, Default)]
+pub struct Access {
     /// Who may; `None` = nobody.
     pub pass: Option<Pass>,
     /// Names by which it may be asked for, in lower case.
     pub hosts: Vec<String>,
-    /// Ends what is stored.
-    #[expect(clippy::type_complexity, reason = "it is said once")]
-    pub purge: Arc<dyn Fn(&Purge, Strength) -> Result<Purged, Several> + Send + Sync>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The keys that changed.
+    pub changed: Vec<String>,
+    /// The keys that changed in the file and take a restart.
+    pub restart: Vec<String>,
+    /// What is allowed but doubtful.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Debug for Changes {
@@ -43,6 +68,7 @@ impl fmt::Debug for Changes {
 }
 
 /// The operators' token, as a digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pass(blake3::Hash);
 
 impl Pass {
@@ -74,9 +100,13 @@ struct Refused {
 }
 
 impl Changes {
-    /// Answers a request for [`PURGE`].
-    pub(super) async fn purge(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        match self.purged(request).await {
+    /// Answers a request for [`PURGE`] or [`RELOAD`].
+    pub(super) async fn make(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let made = match request.uri().path() {
+            RELOAD => self.reloaded(request).await,
+            _ => self.purged(request).await,
+        };
+        match made {
             Ok(response) => response,
             Err(Refused { status, code, text }) => {
                 let mut response = problem(status, code, text);
@@ -95,7 +125,7 @@ impl Changes {
     }
 
     async fn purged(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
-        self.admit(request.method(), request.headers())?;
+        self.access.read().admit(request.method(), request.headers())?;
         let body = Limited::new(request.into_body(), LARGEST).collect();
         let body = timeout(PATIENCE, body).await.ok().and_then(Result::ok).ok_or(UNREAD)?;
         let (purge, strength) = wanted(&body.to_bytes()).ok_or(UNCLEAR)?;
@@ -112,6 +142,29 @@ impl Changes {
         })
     }
 
+    async fn reloaded(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
+        self.access.read().admit(request.method(), request.headers())?;
+        let work = Arc::clone(&self.reload);
+        // It reads files.
+        let reloaded = tokio::task::spawn_blocking(move || work()).await;
+        Ok(match reloaded.map_err(|_panicked| LOST)? {
+            Ok(Reloaded { changed, restart, warnings }) => {
+                let told = json!({
+                    "changed": changed, "needs_restart": restart, "warnings": warnings,
+                });
+                reply(StatusCode::OK, "application/json", format!("{told}\n"))
+            }
+            Err(mistakes) => problem_with(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "config_invalid",
+                "The configuration has mistakes; the one before stays in force.",
+                [("mistakes".to_owned(), json!(mistakes))],
+            ),
+        })
+    }
+}
+
+impl Access {
     /// Whether a change may be made.
     fn admit(&self, method: &Method, fields: &HeaderMap) -> Result<(), Refused> {
         let pass = self.pass.as_ref().ok_or(CLOSED)?;
@@ -203,10 +256,10 @@ const fn refused(status: StatusCode, code: &'static str, text: &'static str) -> 
 const CLOSED: Refused = refused(
     StatusCode::NOT_FOUND,
     "changes_off",
-    "This port changes nothing: set admin.token_file to purge over it.",
+    "This port changes nothing: set admin.token_file to purge and reload over it.",
 );
 const NOT_POST: Refused =
-    refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Purging takes POST.");
+    refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "A change takes POST.");
 const STRANGE_HOST: Refused = refused(
     StatusCode::FORBIDDEN,
     "strange_host",
@@ -235,12 +288,15 @@ const UNCLEAR: Refused = refused(
 
 const LOST: Refused = refused(
     StatusCode::INTERNAL_SERVER_ERROR,
-    "purge_lost",
-    "The purge failed; report it with the log's panicked line, and purge again.",
+    "change_lost",
+    "The change failed; report it with the log's panicked line, and try again.",
 );
 
 /// Where to purge.
 pub(super) const PURGE: &str = "/purge";
+
+/// Where to reload.
+pub(super) const RELOAD: &str = "/reload";
 
 const SCHEME: &[u8] = b"Bearer ";
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"unitgate operators\"");

@@ -1,4 +1,4 @@
-//! The operators' port: `/metrics`, `/healthz`, `/readyz`, and `/purge` where there is a token for it.
+//! The operators' port: `/metrics`, `/healthz`, `/readyz`; `/purge` and `/reload` where there is a token.
 //!
 //! *Invariants*
 //! 1. It proxies nothing; what it shows comes from read-only [`Probes`], what it may change is in
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::telemetry::Telemetry;
 
-pub use changes::{Changes, Pass};
+pub use changes::{Access, Changes, Pass, Reloaded};
 pub use healthcheck::{Unhealthy, healthcheck};
 pub use probes::{Probes, Readiness};
 pub use server::{Running, start};
@@ -137,4 +137,5 @@ const INDEX: &str = r#"unitgate, the operators' port
 /purge    POST, with the token in admin.token_file: ends stored answers
           {"unit": ID}, {"caller": FINGERPRINT}, {"url": URL} or {"all": true};
           with "soft": true they only become stale
+/reload   POST, with the same token: reads the configuration again; 422 tells what is wrong with it
 "#;

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::changes::PURGE;
+use super::changes::{PURGE, RELOAD};
 use super::problem;
 use crate::admin::Admin;
 
@@ -121,7 +121,7 @@ async fn serve(stream: TcpStream, admin: Arc<Admin>) {
                 _ if !has_host(&request) => {
                     problem(StatusCode::BAD_REQUEST, "bad_host", "Send exactly one Host field.")
                 }
-                PURGE => admin.changes.purge(request).await,
+                PURGE | RELOAD => admin.changes.make(request).await,
                 path => admin.answer(request.method(), path),
             };
             Ok::<Response<Full<Bytes>>, Infallible>(reply)

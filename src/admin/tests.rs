@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,9 +17,9 @@ use crate::telemetry::{Label, Limiter, Lines, Setup, TargetView, Vocabulary};
 
 fn admin(readiness: Arc<Mutex<Readiness>>) -> Admin {
     let changes = Changes {
-        pass: None,
-        hosts: Vec::new(),
+        access: Arc::default(),
         purge: Arc::new(|_purge, _strength| Ok(Purged::default())),
+        reload: Arc::new(|| Ok(Reloaded::default())),
     };
     changing(readiness, changes)
 }
@@ -189,8 +189,11 @@ fn purged(several: &[&str], what: &str) -> (String, Vec<(Purge, Strength)>) {
     let (seen, several) = (Arc::clone(&asked), several.iter().map(ToString::to_string));
     let several: Vec<String> = several.collect();
     let changes = Changes {
-        pass: Some(Pass::of(b"a token of operators")),
-        hosts: Vec::new(),
+        access: Arc::new(RwLock::new(Access {
+            pass: Some(Pass::of(b"a token of operators")),
+            hosts: Vec::new(),
+        })),
+        reload: Arc::new(|| Ok(Reloaded::default())),
         purge: Arc::new(move |purge, strength| {
             seen.lock().push((purge.clone(), strength));
             if several.is_empty() {
@@ -257,9 +260,9 @@ fn a_fingerprint_of_several_callers_is_409_with_the_digests_to_choose_from() {
 #[test]
 fn a_request_without_a_host_or_with_two_is_refused() {
     let changes = || Changes {
-        pass: None,
-        hosts: Vec::new(),
+        access: Arc::default(),
         purge: Arc::new(|_purge, _strength| Ok(Purged::default())),
+        reload: Arc::new(|| Ok(Reloaded::default())),
     };
     let running =
         start(loopback(), None, changing(Arc::new(Mutex::new(ready())), changes())).unwrap();

@@ -1,8 +1,8 @@
-//! Coalescing: one detached fetch per key and generation, many joiners, named endings.
+//! Coalescing: one detached fetch per key, configuration and generation, many joiners, named endings.
 //!
 //! *Invariants*
-//! 1. At most one flight per key can be joined; one whose generation was bumped is joined by nobody any
-//!    more, and whoever comes later starts a new one.
+//! 1. At most one flight per key and configuration can be joined; one whose generation was bumped is joined
+//!    by nobody any more, and whoever comes later starts a new one.
 //! 2. A flight runs to its end whoever leaves, its leader too.
 //! 3. Each joiner is woken exactly once, at once: when it lands, when it panics ([`Ended::Lost`]), or
 //!    when the joiner's own patience ends ([`Ended::TimedOut`]). Nobody polls.
@@ -37,20 +37,23 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         Self { table: Arc::new(Table(Mutex::new(HashMap::new()))), shutdown }
     }
 
-    /// Joins the flight of `key`, or begins one.
+    /// Joins the flight of `key` that was begun under the same configuration (its fingerprint, `made_under`),
+    /// or begins one.
     ///
     /// `begin` is called for a leader only: it stamps the generations *before* anything is asked and
     /// returns the stamp with the work.
     pub fn join<W>(
         &self,
         key: CacheKey,
+        made_under: u64,
         begin: impl FnOnce(Publisher<T, I>) -> (Stamp, W),
     ) -> Ticket<T, I>
     where
         W: Future<Output = T> + Send + 'static,
     {
+        let place = Place { key, made_under };
         let mut table = self.table.0.lock();
-        if let Some(flight) = table.get(&key)
+        if let Some(flight) = table.get(&place)
             && flight.stamp.verdict() == Verdict::Current
         {
             return Ticket { role: Role::Joiner, progress: flight.progress.subscribe() };
@@ -58,10 +61,10 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         let progress = Arc::new(watch::Sender::new(Progress::default()));
         let (stamp, work) = begin(Publisher(Arc::clone(&progress)));
         let flight = Arc::new(Flight { stamp, progress });
-        table.insert(key.clone(), Arc::clone(&flight));
+        table.insert(place.clone(), Arc::clone(&flight));
         drop(table);
         self.launch(
-            Landing { table: Some((Arc::clone(&self.table), key)), flight, landed: None },
+            Landing { table: Some((Arc::clone(&self.table), place)), flight, landed: None },
             work,
         )
     }
@@ -90,10 +93,11 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         Ticket { role: Role::Leader, progress }
     }
 
-    /// Whether a flight of `key` can be joined.
-    pub fn is_under_way(&self, key: &CacheKey) -> bool {
+    /// Whether a flight of `key` can be joined under a configuration.
+    pub fn is_under_way(&self, key: &CacheKey, made_under: u64) -> bool {
         let table = self.table.0.lock();
-        table.get(key).is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
+        let flight = table.get(&Place { key: key.clone(), made_under });
+        flight.is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
     }
 
     /// Flights under way that a bump of `scope` is about.
@@ -187,9 +191,16 @@ pub enum Ended<T> {
     TimedOut,
 }
 
-/// The flights that can be joined, by their keys.
+/// The flights that can be joined.
 #[derive(Debug)]
-struct Table<T, I>(Mutex<HashMap<CacheKey, Arc<Flight<T, I>>>>);
+struct Table<T, I>(Mutex<HashMap<Place, Arc<Flight<T, I>>>>);
+
+/// Where a flight can be joined: by whom asks for the same under the same configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    key: CacheKey,
+    made_under: u64,
+}
 
 #[derive(Debug)]
 struct Flight<T, I> {
@@ -213,18 +224,18 @@ impl<T, I> Default for Progress<T, I> {
 /// Ends a flight however its task ends: removed first, published after.
 struct Landing<T, I> {
     /// Where it can be joined, if it can.
-    table: Option<(Arc<Table<T, I>>, CacheKey)>,
+    table: Option<(Arc<Table<T, I>>, Place)>,
     flight: Arc<Flight<T, I>>,
     landed: Option<T>,
 }
 
 impl<T, I> Drop for Landing<T, I> {
     fn drop(&mut self) {
-        if let Some((table, key)) = &self.table {
+        if let Some((table, place)) = &self.table {
             let mut table = table.0.lock();
             // A successor of a newer generation may have taken the place.
-            let removed = match table.get(key) {
-                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(key),
+            let removed = match table.get(place) {
+                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(place),
                 _ => None,
             };
             drop(table);
@@ -268,7 +279,7 @@ mod tests {
         let mut gate = Some(gate);
         let mut tickets = Vec::new();
         for _ in 0..100 {
-            tickets.push(flights.join(key(), |_| {
+            tickets.push(flights.join(key(), 0, |_| {
                 let (fetches, gate) = (Arc::clone(&fetches), gate.take().unwrap());
                 (Stamp::default(), async move {
                     fetches.fetch_add(1, Ordering::SeqCst);
@@ -289,9 +300,9 @@ mod tests {
     async fn a_flight_goes_on_when_its_leader_leaves() {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let leader = flights.join(key(), 0, |_| (Stamp::default(), async { gate.await.unwrap() }));
         let joiner =
-            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         assert_eq!((leader.role(), joiner.role()), (Role::Leader, Role::Joiner));
         drop(leader);
         open.send(7).unwrap();
@@ -302,11 +313,11 @@ mod tests {
     async fn a_panic_answers_every_joiner_and_frees_the_key() {
         let flights = flights();
         let work = |_| (Stamp::default(), async { panic!("on purpose") });
-        let leader = flights.join(key(), work);
-        let joiner = flights.join(key(), work);
+        let leader = flights.join(key(), 0, work);
+        let joiner = flights.join(key(), 0, work);
         assert_eq!(landed(leader).await, Ended::Lost);
         assert_eq!(landed(joiner).await, Ended::Lost);
-        let next = flights.join(key(), |_| (Stamp::default(), async { 1 }));
+        let next = flights.join(key(), 0, |_| (Stamp::default(), async { 1 }));
         assert_eq!(landed(next).await, Ended::Landed(1));
     }
 
@@ -318,15 +329,15 @@ mod tests {
         let (open_old, old) = oneshot::channel::<u32>();
         let (open_new, new) = oneshot::channel::<u32>();
         let before = flights
-            .join(key(), |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
+            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
         generations.bump(&scope, Strength::Soft);
         let after = flights
-            .join(key(), |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
+            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
         assert_eq!(after.role(), Role::Leader);
         open_old.send(1).unwrap();
         assert_eq!(landed(before).await, Ended::Landed(1));
         assert!(
-            flights.is_under_way(&key()),
+            flights.is_under_way(&key(), 0),
             "the successor was thrown out by its predecessor's end"
         );
         open_new.send(2).unwrap();
@@ -334,11 +345,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_flight_of_another_configuration_is_not_joined_and_stays_where_it_is() {
+        let flights = flights();
+        let (open, gate) = oneshot::channel::<u32>();
+        let before = flights.join(key(), 1, |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let after = flights.join(key(), 2, |_| (Stamp::default(), async { 2 }));
+        assert_eq!(after.role(), Role::Leader);
+        assert_eq!(landed(after).await, Ended::Landed(2));
+        let with_before =
+            flights.join(key(), 1, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        open.send(1).unwrap();
+        assert_eq!(landed(before).await, Ended::Landed(1));
+        assert_eq!(landed(with_before).await, Ended::Landed(1));
+    }
+
+    #[tokio::test]
     async fn a_joiner_that_gives_up_leaves_the_flight_alone() {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
-        let leader = flights.join(key(), |_| (Stamp::default(), async { gate.await.unwrap() }));
-        let hasty = flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        let leader = flights.join(key(), 0, |_| (Stamp::default(), async { gate.await.unwrap() }));
+        let hasty =
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         assert_eq!(hasty.landed(Duration::ZERO, |_| {}).await, Ended::TimedOut);
         open.send(3).unwrap();
         assert_eq!(landed(leader).await, Ended::Landed(3));
@@ -349,14 +376,14 @@ mod tests {
         let flights = flights();
         let (open, gate) = oneshot::channel::<u32>();
         let mut publisher = None;
-        let leader = flights.join(key(), |given| {
+        let leader = flights.join(key(), 0, |given| {
             publisher = Some(given);
             (Stamp::default(), async { gate.await.unwrap() })
         });
         let publisher = publisher.unwrap();
         publisher.publish(1);
         let joiner =
-            flights.join(key(), |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+            flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
         (2..100).for_each(|ahead| publisher.publish(ahead));
         open.send(7).unwrap();
         for ticket in [leader, joiner] {

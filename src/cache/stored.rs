@@ -60,7 +60,7 @@ impl CacheKey {
 pub struct KeyRef<'a> {
     /// Whose answer is looked for.
     pub owner: Owner,
-    /// The route's index.
+    /// The route's number.
     pub route: u16,
     /// The canonical target.
     pub target: &'a str,

@@ -11,8 +11,10 @@
 //!
 //! *Where things are:* `parse` names every key with its reader; `section` looks it up, `walk` gathers
 //! what is wrong; `value` and `syntax` are the readers, `env` the overrides, `check` what holds between
-//! keys, `default` the shipped values; `show` and `consequences` tell what is in force.
+//! keys, `default` the shipped values; `show` and `consequences` tell what is in force, `changes` what a
+//! reload changes.
 
+mod changes;
 mod check;
 mod consequences;
 mod default;
@@ -41,6 +43,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
+pub use changes::Changes;
 pub use fault::{ConfigError, ConfigErrors, Warning};
 pub use methods::{Methods, USUAL};
 pub use route::{CallerMode, ForwardMode, Invalidates, Route, SecretsMode};

@@ -24,7 +24,7 @@ impl<'a, B> Asked<'a, '_, B> {
     pub(super) fn key(&self, caller: Option<&Caller>) -> KeyRef<'a> {
         KeyRef {
             owner: caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id)),
-            route: self.matched.route.index,
+            route: self.matched.route.id,
             target: self.matched.target,
         }
     }

@@ -6,6 +6,8 @@
 //! 3. The leader's token and budget pay; it dies with the flight. A refresh carries the token of its key.
 //! 4. A 401 drops all that was cached for its token, a 403, 404 or 410 what was cached for its key,
 //!    whatever becomes of the body.
+//! 5. It runs to its end under the configuration that it began under; what that shaped is stored only while
+//!    it is in force.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
 use crate::cache::generation::{Scope, Stamp, Strength, Verdict};
-use crate::cache::policy::{self, Forward, Validators};
+use crate::cache::policy::{self, Forward, NotStored, Validators};
 use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
@@ -89,8 +91,8 @@ impl Gateway {
 
     /// Joins the flight of a job's key, or makes the job its flight.
     pub(super) fn join(&self, job: Job) -> Ticket<Landing, Arc<Interim>> {
-        let key = job.key.clone();
-        self.0.flights.join(key, |publisher| {
+        let (key, made_under) = (job.key.clone(), self.plan_at(job.route).made_under);
+        self.0.flights.join(key, made_under, |publisher| {
             let stamp = job.stamp();
             (stamp.clone(), job.run(stamp, publisher))
         })
@@ -335,7 +337,12 @@ impl Job {
             None => Arc::clone(&stored),
         };
         let cache = &self.gateway.0.cache;
-        let kept = judged.verdict.and_then(|()| cache.store(&self.key, &self.selecting, &shared));
+        let kept = judged.verdict.and_then(|()| {
+            if self.gateway.plan_at(self.route).is_superseded() {
+                return Err(NotStored::Superseded);
+            }
+            cache.store(&self.key, &self.selecting, &shared)
+        });
         let (mut stored, mut shared) = (stored, shared);
         if let Err(reason) = kept {
             self.gateway.note_not_stored(self.route, reason);

@@ -262,6 +262,11 @@ impl Bounds {
         Self { target: listen.target_size, head: listen.head_size, fields: listen.fields }
     }
 
+    /// The same with another longest target.
+    pub(super) fn with_target(self, target: usize) -> Self {
+        Self { target, ..self }
+    }
+
     fn check(&self, version: Version, uri: &Uri, fields: &HeaderMap) -> Result<(), Error> {
         let target = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
         if target > self.target {

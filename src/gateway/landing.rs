@@ -117,11 +117,13 @@ impl Landed {
         }
         let fields = &*asked.inbound.selecting();
         let everybodys = match self.kept {
-            Ok(()) | Err(NotStored::Voided | NotStored::TooLarge | NotStored::SwitchedOff)
-                if self.arrived_fresh() =>
-            {
-                true
-            }
+            Ok(())
+            | Err(
+                NotStored::Voided
+                | NotStored::Superseded
+                | NotStored::TooLarge
+                | NotStored::SwitchedOff,
+            ) if self.arrived_fresh() => true,
             Err(reason) if reason.is_for_its_asker_alone() => false,
             Ok(()) | Err(_) => {
                 let failed = self.stored.status.as_u16() >= 400;

@@ -12,7 +12,7 @@
 //! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
-//! [`account`] and [`observe`] (what is told of it); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
+//! [`account`] and [`observe`] (what is told of it); [`current`] (how one configuration follows another); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -35,7 +35,6 @@ use crate::cache::stored::{KeyRef, Owner, Stored};
 use crate::cache::{Cache, Lookup, Sizes};
 use crate::caller::{Caller, Callers};
 use crate::clock::{Clock, Dice, Now};
-use crate::config::Config;
 use crate::error::Error;
 use crate::limit::{Limiter, Limits, Quota};
 use crate::listener::Ahead;
@@ -56,6 +55,7 @@ use reply::Reply;
 mod account;
 mod asked;
 mod compose;
+mod current;
 mod effect;
 mod fetch;
 mod forward;
@@ -73,12 +73,13 @@ mod reply;
 mod session;
 mod values;
 
+pub use current::{Current, Ground, InForce};
 pub use fetch::ANSWERED_5XX;
 pub use inbound::Payload;
 pub use observe::unproven_reasons;
 pub use session::Session;
 
-/// The gateway (RFC 9110 §3.7); clones share it.
+/// The gateway (RFC 9110 §3.7) under one configuration; clones share it.
 #[derive(Clone)]
 pub struct Gateway(Arc<Shared>);
 
@@ -95,17 +96,19 @@ struct Shared {
     callers: Callers,
     limits: Limits,
     masker: Masker,
-    cache: Cache,
+    cache: Arc<Cache>,
     bodies: Bodies,
-    flights: Flights<Landing, Arc<Interim>>,
-    upstreams: Upstreams,
+    flights: Arc<Flights<Landing, Arc<Interim>>>,
+    upstreams: Arc<Upstreams>,
     telemetry: Arc<Telemetry>,
     clock: Clock,
     dice: Dice,
     shutdown: Shutdown,
     via: String,
-    /// Routes and reasons that were already warned of.
-    warned: Mutex<HashSet<(u16, &'static str)>>,
+    /// The name in `Via` where none is configured.
+    made_up: String,
+    /// Routes, by their numbers, and reasons that were already warned of.
+    warned: Arc<Mutex<HashSet<(u16, &'static str)>>>,
     /// Peers that are believed whom they pass on.
     trusted: Vec<IpNet>,
     bounds: Bounds,
@@ -117,66 +120,7 @@ struct Shared {
     patience: Duration,
 }
 
-/// What a gateway is built from beside its configuration.
-#[derive(Debug)]
-pub struct Ground {
-    /// How callers are told apart.
-    pub callers: Callers,
-    /// The upstreams' clients.
-    pub upstreams: Upstreams,
-    /// Metrics and logs.
-    pub telemetry: Arc<Telemetry>,
-    /// Time.
-    pub clock: Clock,
-    /// Chance.
-    pub dice: Dice,
-    /// The process's way to its end.
-    pub shutdown: Shutdown,
-}
-
 impl Gateway {
-    /// The gateway of a valid configuration.
-    pub fn new(config: &Config, ground: Ground) -> Self {
-        let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
-        let routes = Routes::new(config);
-        let masker = Masker::new(&config.secrets, &Routes::members(config));
-        let plans: Vec<Plan> = routes
-            .iter()
-            .map(|route| Plan::of(route, config, &upstreams, masker.fingerprint()))
-            .collect();
-        let rates: Vec<_> = config.routes.iter().map(|route| route.rate).collect();
-        let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
-        let via = config.listen.via.clone();
-        Self(Arc::new(Shared {
-            routes,
-            plans,
-            limits: Limits::new(&config.limits, &rates, clock.clone()),
-            masker,
-            cache: Cache::new(config.cache.max_bytes),
-            bodies: Bodies::default(),
-            flights: Flights::new(shutdown.clone()),
-            via: via.unwrap_or_else(|| format!("unitgate-{:08x}", dice.roll() >> 32)),
-            warned: Mutex::default(),
-            trusted: config.listen.trusted.clone(),
-            bounds: Bounds::of(&config.listen),
-            requests: match config.listen.requests {
-                0 => i64::MAX,
-                most => i64::try_from(most).unwrap_or(i64::MAX),
-            },
-            request_body: config.limits.request_body,
-            body_cap: config.upstream.max_body,
-            body_time: config.listen.body,
-            // A flight ends by its own deadlines; this is the net below them.
-            patience: config.upstream.total + lane + Duration::from_secs(1),
-            callers,
-            upstreams,
-            telemetry,
-            clock,
-            dice,
-            shutdown,
-        }))
-    }
-
     /// Its metrics and logs.
     pub fn telemetry(&self) -> &Telemetry {
         &self.0.telemetry
@@ -215,25 +159,27 @@ impl Gateway {
         self.0.masker.self_test().is_ok()
     }
 
-    /// Answers one request and leaves one record of it; interim responses go `ahead`.
-    pub async fn handle<B: Payload>(
-        &self,
+    /// Answers one request, to its end under one configuration, and leaves one record of it; interim
+    /// responses go `ahead`.
+    async fn handle<B: Payload>(
+        in_force: InForce,
         request: Request<B>,
         session: &Session,
         ahead: &Ahead,
     ) -> Response<Full<Bytes>> {
-        let now = self.0.clock.now();
+        let gateway: &Self = &in_force;
+        let now = gateway.0.clock.now();
         let mut peer = session.peer;
         if session.trusted {
-            peer = forwarded::client(request.headers(), &self.0.trusted, peer);
+            peer = forwarded::client(request.headers(), &gateway.0.trusted, peer);
         }
-        let (line, fields, body) = RequestLine::of(request, peer, now, self);
-        let exchange = self.0.telemetry.begin(line.arrival());
+        let (line, fields, body) = RequestLine::of(request, peer, now, gateway);
+        let exchange = gateway.0.telemetry.begin(line.arrival());
         let inbound = Inbound::new(&line, fields, body);
         let mut account = Account::new(exchange, ahead);
-        let result = self.respond(&inbound, session, &mut account).await;
+        let result = gateway.respond(&inbound, session, &mut account).await;
         account.note(result.as_ref().ok());
-        let (response, record) = self.conclude(inbound, result, &account);
+        let (response, record) = gateway.conclude(inbound, result, &account);
         account.exchange.end(record);
         response
     }
@@ -419,7 +365,7 @@ impl Gateway {
     }
 
     fn admit(&self, caller: &Caller, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
-        let admitted = self.0.limits.admit(&caller.id, usize::from(matched.route.index));
+        let admitted = self.0.limits.admit(&caller.id, usize::from(matched.route.id));
         self.note_decision(Limiter::Caller, admitted.is_ok());
         Ok(admitted?)
     }

@@ -88,7 +88,9 @@ impl Gateway {
         // Without a TTL of the route's own it is not the upstream's doing alone.
         let ours =
             reason == NotStored::NoFreshness && self.plan_at(route).rules.default_ttl.is_none();
-        if reason.is_by_upstream() && !ours && self.0.warned.lock().insert((route, reason.as_str()))
+        if reason.is_by_upstream()
+            && !ours
+            && self.0.warned.lock().insert((self.route_at(route).id, reason.as_str()))
         {
             let name = &self.route_at(route).config.name;
             warn!(

@@ -1,9 +1,15 @@
 //! [`Plan`]: what follows from one route's configuration, worked out once.
 //!
 //! *Invariants*
-//! 1. `made_under` changes with everything that shapes a stored answer: the upstream it came from, the
-//!    masker, the fields that pass. An entry made under another one is a miss.
+//! 1. `made_under` changes with everything that shapes a stored answer, or says whose it is and what ends it:
+//!    the upstream it came from, the masker, the fields that pass, what may be stored against the upstream's
+//!    word, the path and the family. An entry made under another one is a miss.
+//! 2. An answer that was asked for under a plan that was superseded is not stored.
+//!
+//! *Not in it:* lifetimes. What is stored keeps the life it was given; a purge ends it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -25,6 +31,9 @@ pub(super) struct Plan {
     pub(super) jitter: f64,
     /// Fingerprint of the configuration that shapes its answers.
     pub(super) made_under: u64,
+    /// Whether another configuration took its place; shared by all plans of a route that are alike in
+    /// `made_under`.
+    superseded: Arc<AtomicBool>,
     /// The `RateLimit-Policy` field of its replies.
     pub(super) rate_policy: Option<HeaderValue>,
     /// When a failure of its upstream was last told.
@@ -45,10 +54,30 @@ impl Plan {
             upstream: upstreams.index(name).unwrap_or_default(),
             rules: rules(policy, partition),
             jitter: policy.jitter,
-            made_under: made_under(route, config, masker),
+            made_under: made_under(route, policy, config, masker),
+            superseded: Arc::default(),
             rate_policy: route.config.rate.or(config.limits.caller).and_then(rate_policy),
             failures: Rarely::new(),
             unproven: Rarely::new(),
+        }
+    }
+
+    /// Whether what is asked for under it may still be stored.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
+
+    /// It is of the same route as `last`, whose answers are its own where nothing that shapes them changed.
+    pub(super) fn follow(&mut self, last: &Self) {
+        if self.made_under == last.made_under {
+            self.superseded = Arc::clone(&last.superseded);
+        }
+    }
+
+    /// Another configuration is about to be in force, with these plans.
+    pub(super) fn give_way(&self, next: &[Self]) {
+        if !next.iter().any(|next| Arc::ptr_eq(&next.superseded, &self.superseded)) {
+            self.superseded.store(true, Ordering::Release);
         }
     }
 
@@ -86,16 +115,22 @@ fn rules(policy: &CachePolicy, partition: Partition) -> Rules {
     }
 }
 
-fn made_under(route: &Route, config: &Config, masker: u64) -> u64 {
+fn made_under(route: &Route, policy: &CachePolicy, config: &Config, masker: u64) -> u64 {
     let mut hash = blake3::Hasher::new();
     let url = config.upstreams.get(&route.config.upstream).map(|upstream| upstream.url.to_string());
+    let family = route.config.family.as_deref().unwrap_or_default();
+    for text in [&url.unwrap_or_default(), &route.config.name, &route.config.path, family] {
+        hash.update(&text.len().to_le_bytes());
+        hash.update(text.as_bytes());
+    }
     hash.update(FIELDS_VERSION);
-    hash.update(url.unwrap_or_default().as_bytes());
     hash.update(&masker.to_le_bytes());
     hash.update(&[
         u8::from(route.config.secrets == SecretsMode::Mask),
         u8::from(route.forwards_all()),
         u8::from(route.wants_token()),
+        u8::from(policy.store_no_store),
+        u8::from(policy.store_set_cookie),
     ]);
     let digest = hash.finalize();
     let (first, _) = digest.as_bytes().split_first_chunk().unwrap_or((&[0; 8], &[]));

@@ -35,9 +35,10 @@ impl<K: Key> Budget<K> {
         let burst = at_least_one(rate.burst);
         let quota = governor::Quota::per_second(pace).allow_burst(burst);
         let interval = quota.replenish_interval();
-        let ledger = Ledger::new(buckets, interval.into());
+        let ticks = Ticks(clock);
+        let ledger = Ledger::new(buckets, interval.into(), ticks.now());
         Self {
-            limiter: RateLimiter::new(quota, ledger, Ticks(clock)),
+            limiter: RateLimiter::new(quota, ledger, ticks),
             limit: burst.get(),
             window: u64::from(burst.get().div_ceil(pace.get())),
             interval,

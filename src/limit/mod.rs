@@ -47,37 +47,68 @@ use store::Buckets;
 pub struct Limits {
     callers: Arc<Buckets<CallerKey>>,
     caller: Option<Budget<CallerKey>>,
-    /// By route: what stands in for `caller` there.
+    /// By the route's number: what stands in for `caller` there.
     routes: Box<[Option<Budget<CallerKey>>]>,
     upstreams: Arc<Buckets<CallerKey>>,
     upstream: Option<Budget<CallerKey>>,
     peers: Arc<Buckets<PeerKey>>,
     peer: Option<Budget<PeerKey>>,
-    lane: Option<Lane>,
+    lane: Option<Arc<Lane>>,
+    /// What `lane` was made of.
+    lane_config: Option<config::Lane>,
     known: Known,
 }
 
 impl Limits {
-    /// `routes` holds by the route's index the rate that replaces `config.caller` there, also where
+    /// `routes` holds by the route's number the rate that replaces `config.caller` there, also where
     /// that is off.
     pub fn new(config: &config::Limits, routes: &[Option<Rate>], clock: Clock) -> Self {
         let known = Known::new(config.keys);
-        let callers = Arc::new(Buckets::new(config.keys, Some(known.clone())));
-        let upstreams = Arc::new(Buckets::new(config.keys, Some(known.clone())));
-        let peers = Arc::new(Buckets::new(config.keys, None));
-        let per_route = |rate: Rate| Budget::new(rate, Arc::clone(&callers), clock.clone());
+        let ground = Self {
+            callers: Arc::new(Buckets::new(config.keys, Some(known.clone()))),
+            caller: None,
+            routes: Box::default(),
+            upstreams: Arc::new(Buckets::new(config.keys, Some(known.clone()))),
+            upstream: None,
+            peers: Arc::new(Buckets::new(config.keys, None)),
+            peer: None,
+            lane: None,
+            lane_config: None,
+            known,
+        };
+        ground.succeeded_by(config, routes, clock)
+    }
+
+    /// Other rates over the same buckets: what a caller or peer owes, and who is known, stays. The room
+    /// (`config.keys`) stays what it was. A lane that was changed begins empty; who is in the old one is
+    /// not counted in the new.
+    #[must_use]
+    pub fn succeeded_by(
+        &self,
+        config: &config::Limits,
+        routes: &[Option<Rate>],
+        clock: Clock,
+    ) -> Self {
+        let (callers, upstreams, peers) = (&self.callers, &self.upstreams, &self.peers);
+        let per_route = |rate: Rate| Budget::new(rate, Arc::clone(callers), clock.clone());
+        let lane = if config.lane == self.lane_config {
+            self.lane.clone()
+        } else {
+            config.lane.map(|lane| Arc::new(Lane::new(lane.in_flight, lane.wait)))
+        };
         Self {
             caller: config.caller.map(per_route),
             routes: routes.iter().map(|rate| rate.map(per_route)).collect(),
             upstream: config
                 .caller_upstream
-                .map(|rate| Budget::new(rate, Arc::clone(&upstreams), clock.clone())),
-            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(&peers), clock)),
-            lane: config.lane.as_ref().map(|lane| Lane::new(lane.in_flight, lane.wait)),
-            callers,
-            upstreams,
-            peers,
-            known,
+                .map(|rate| Budget::new(rate, Arc::clone(upstreams), clock.clone())),
+            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(peers), clock)),
+            lane,
+            lane_config: config.lane,
+            callers: Arc::clone(callers),
+            upstreams: Arc::clone(upstreams),
+            peers: Arc::clone(peers),
+            known: self.known.clone(),
         }
     }
 
@@ -105,7 +136,7 @@ impl Limits {
         }
     }
 
-    /// Takes a request from the caller's bucket for this route; tells what is left, or `None` where
+    /// Takes a request from the caller's bucket for this route, by its number; tells what is left, or `None` where
     /// the limiter is off.
     ///
     /// # Errors

@@ -90,13 +90,16 @@ impl<K: Key> Buckets<K> {
 pub(super) struct Ledger<K: Key> {
     buckets: Arc<Buckets<K>>,
     interval: Nanos,
+    /// When its limiter began: governor counts from then, the buckets from when the process did, since
+    /// they outlive a limiter whose rate is changed.
+    began: Nanos,
     overflow: Mutex<Option<Nanos>>,
 }
 
 impl<K: Key> Ledger<K> {
     /// `interval` is what one request costs: the time after which the bucket has it back.
-    pub(super) fn new(buckets: Arc<Buckets<K>>, interval: Nanos) -> Self {
-        Self { buckets, interval, overflow: Mutex::default() }
+    pub(super) fn new(buckets: Arc<Buckets<K>>, interval: Nanos, began: Nanos) -> Self {
+        Self { buckets, interval, began, overflow: Mutex::default() }
     }
 }
 
@@ -107,6 +110,10 @@ impl<K: Key> StateStore for Ledger<K> {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
+        let decide = |tat: Option<Nanos>| {
+            let (answer, next) = decide(tat.map(|tat| tat.saturating_sub(self.began)))?;
+            Ok((answer, next + self.began))
+        };
         let mut shard = self.buckets.shard(&visit.key).lock();
         if let Some(tat) = shard.tats.get_mut(&visit.key) {
             let (answer, next) = decide(Some(*tat))?;
@@ -116,8 +123,7 @@ impl<K: Key> StateStore for Ledger<K> {
             return Ok(answer);
         }
         let (answer, next) = decide(None)?;
-        // A newcomer's next arrival is one interval from now. The ledgers that share buckets began
-        // within microseconds of each other, so that the now of one serves for the buckets of all.
+        // A newcomer's next arrival is one interval from now.
         let now = next.saturating_sub(self.interval);
         if self.buckets.admits(&visit.key, &mut shard, now) {
             if visit.takes {

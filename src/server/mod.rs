@@ -5,7 +5,7 @@
 //! 2. The operators' port opens first and closes last, so that readiness is always told.
 //! 3. A drain never lasts past its deadline, whatever is still under way.
 
-mod ports;
+pub(crate) mod ports;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,24 +17,24 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin, Changes, Pass, Probes, Readiness};
+use crate::admin::{self, Access, Admin, Changes, Pass, Probes, Readiness};
 use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
-use crate::config::{self, Config, LogTarget};
+use crate::config::Config;
 use crate::error::Error;
-use crate::gateway::{ANSWERED_5XX, Gateway, Ground, Session};
+use crate::gateway::{ANSWERED_5XX, Current, Gateway, Ground, Session};
 use crate::handover::Offer;
 use crate::listener::{
     self, Ahead, BindError, Change, Given, Handler, Places, Pulse, Refused, Tls, TlsError, Workers,
 };
-use crate::mask::Masker;
-use crate::route::Routes;
+use crate::reload::{self, Reload, labels, target_view};
 use crate::shutdown::{Phase, Shutdown};
-use crate::telemetry::{Lines, Rarely, RouteLabels, Setup, TargetView, Telemetry, Vocabulary};
+use crate::telemetry::{Lines, Rarely, Setup, Telemetry, Vocabulary};
 use crate::upstream::{SetupError, UpstreamError, Upstreams};
 
 /// A gateway with its ports open.
@@ -42,10 +42,10 @@ use crate::upstream::{SetupError, UpstreamError, Upstreams};
 pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<admin::Running>,
-    gateway: Gateway,
+    gateway: Current,
     telemetry: Arc<Telemetry>,
     shutdown: Shutdown,
-    drain: config::Shutdown,
+    reload: Arc<Reload>,
     serving: JoinHandle<io::Result<()>>,
     pulse: Pulse,
     offer: Option<Offer>,
@@ -84,21 +84,32 @@ impl Server {
         telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(tls.is_some()));
         let (sockets, addresses) = ports::open_public(&config.listen, &mut given)?;
         let most = ports::room(config);
-        let gateway = Gateway::new(
+        let first = Gateway::new(
             config,
             Ground {
-                callers,
-                upstreams,
+                callers: callers.clone(),
+                upstreams: Arc::new(upstreams),
                 telemetry: Arc::clone(&telemetry),
                 clock: clock.clone(),
-                dice,
+                dice: dice.clone(),
                 shutdown: shutdown.clone(),
             },
         );
-        let admin = open_admin(config, given.admin, &gateway, &telemetry, &shutdown)?;
+        let gateway = Current::new(first);
+        let parts = reload::Parts {
+            current: gateway.clone(),
+            telemetry: Arc::clone(&telemetry),
+            access: access(config)?,
+            callers,
+            clock: clock.clone(),
+            dice,
+        };
+        let reload = Arc::new(Reload::new(config, parts));
+        let admin = open_admin(config, given.admin, &reload, &telemetry, &shutdown)?;
         let pulse = workers.pulse(&shutdown);
         let door = Door {
             gateway: gateway.clone(),
+            telemetry: Arc::clone(&telemetry),
             accept_failures: Arc::default(),
             clock: clock.clone(),
         };
@@ -118,17 +129,7 @@ impl Server {
         )]
         let serving =
             tokio::spawn(async move { listener::serve(sockets, &listen, ground, door).await });
-        Ok(Self {
-            addresses,
-            admin,
-            gateway,
-            telemetry,
-            shutdown,
-            drain: config.shutdown,
-            serving,
-            pulse,
-            offer,
-        })
+        Ok(Self { addresses, admin, gateway, telemetry, shutdown, reload, serving, pulse, offer })
     }
 
     /// Where the public port listens.
@@ -142,8 +143,13 @@ impl Server {
     }
 
     /// The gateway behind the ports.
-    pub fn gateway(&self) -> &Gateway {
+    pub fn gateway(&self) -> &Current {
         &self.gateway
+    }
+
+    /// What loads the configuration again, once it is told from where.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
     /// Its metrics and logs.
@@ -173,6 +179,7 @@ impl Server {
     /// Leaves in order: readiness off, the configured delay, no more connections, what is in flight
     /// finished. Returns whether everything was finished before the deadline.
     pub async fn leave(mut self) -> bool {
+        let drain = self.reload.in_force().shutdown;
         let handed_over = self.shutdown.phase() == Phase::Closing;
         self.shutdown.enter(Phase::Leaving);
         let left = async {
@@ -180,10 +187,10 @@ impl Server {
             if handed_over {
                 // Another process serves: there is time for each client to hear of the end with its next
                 // answer, and for those who have only just connected to ask.
-                let linger = self.drain.delay.max(self.drain.deadline / 2);
+                let linger = drain.delay.max(drain.deadline / 2);
                 served = timeout(linger, &mut self.serving).await.ok();
             } else {
-                tokio::time::sleep(self.drain.delay).await;
+                tokio::time::sleep(drain.delay).await;
             }
             self.shutdown.enter(Phase::Draining);
             let served = match served {
@@ -195,7 +202,7 @@ impl Server {
             }
             self.shutdown.idle().await;
         };
-        let finished = timeout(self.drain.deadline, left).await.is_ok();
+        let finished = timeout(drain.deadline, left).await.is_ok();
         if !finished {
             warn!(
                 left = self.shutdown.tracked(),
@@ -254,7 +261,9 @@ pub enum StartError {
 /// The gateway as the listener sees it.
 #[derive(Clone)]
 struct Door {
-    gateway: Gateway,
+    gateway: Current,
+    /// Its metrics are those of every configuration.
+    telemetry: Arc<Telemetry>,
     accept_failures: Arc<Rarely>,
     clock: Clock,
 }
@@ -264,7 +273,7 @@ impl Handler for Door {
     type Session = Session;
 
     fn session(&self, peer: SocketAddr) -> Session {
-        self.gateway.session(peer.ip())
+        self.gateway.load().session(peer.ip())
     }
 
     fn call(
@@ -273,24 +282,19 @@ impl Handler for Door {
         session: &Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send {
-        // Not awaited here: a future around a future is moved once more for each request.
         self.gateway.handle(request, session, ahead)
     }
 
     fn refused(&self, why: Refused, _peer: SocketAddr) {
-        self.gateway.telemetry().metrics.connections_ended_total.inc(why.as_str());
+        self.telemetry.metrics.connections_ended_total.inc(why.as_str());
     }
 
     fn streams_refused(&self, count: u64) {
-        self.gateway.telemetry().metrics.http2_requests_refused_total.inc_by(count);
+        self.telemetry.metrics.http2_requests_refused_total.inc_by(count);
     }
 
     fn certificate_changed(&self, outcome: Result<(), TlsError>) {
-        self.gateway
-            .telemetry()
-            .metrics
-            .tls_certificate_last_load_successful
-            .set(i64::from(outcome.is_ok()));
+        self.telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(outcome.is_ok()));
         match outcome {
             Ok(()) => info!("TLS: the changed certificate is in use for new connections"),
             Err(error) => {
@@ -300,7 +304,7 @@ impl Handler for Door {
     }
 
     fn connections(&self, change: Change) {
-        let open = &self.gateway.telemetry().metrics.connections;
+        let open = &self.telemetry.metrics.connections;
         match change {
             Change::Opened => open.inc(),
             Change::Closed => open.dec(),
@@ -321,21 +325,18 @@ fn callers(config: &Config) -> Result<Callers, StartError> {
     }
 }
 
+/// The places for connections, fewer than configured where open files allow no more.
+fn access(config: &Config) -> Result<Arc<RwLock<Access>>, StartError> {
+    let pass = config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of);
+    Ok(Arc::new(RwLock::new(Access { pass, hosts: config.admin.hosts.clone() })))
+}
+
 fn telemetry(
     config: &Config,
     callers: &Callers,
     setting: &Setting,
 ) -> prometheus::Result<Telemetry> {
-    let routes: Vec<RouteLabels> = config
-        .routes
-        .iter()
-        .map(|route| RouteLabels {
-            name: route.name.clone(),
-            upstream: route.upstream.clone(),
-            methods: route.methods.clone(),
-            cached: route.cache.is_some(),
-        })
-        .collect();
+    let routes = labels(config);
     Telemetry::new(Setup {
         clock: setting.clock.clone(),
         dice: setting.dice.clone(),
@@ -357,33 +358,16 @@ fn telemetry(
     })
 }
 
-/// How access lines show targets.
-fn target_view(config: &Config, callers: &Callers) -> Option<TargetView> {
-    match config.log.target {
-        LogTarget::Off => None,
-        LogTarget::Full => {
-            let masker = Masker::new(&config.secrets, &Routes::members(config));
-            Some(TargetView::new(move |target| masker.target(target).into_owned().into()))
-        }
-        LogTarget::Digest => {
-            let callers = callers.clone();
-            Some(TargetView::new(move |target| {
-                String::from_utf8_lossy(&callers.fingerprint_of(target.as_bytes()))
-                    .into_owned()
-                    .into()
-            }))
-        }
-    }
-}
-
 fn open_admin(
     config: &Config,
     given: Option<TcpListener>,
-    gateway: &Gateway,
+    reload: &Arc<Reload>,
     telemetry: &Arc<Telemetry>,
     shutdown: &Shutdown,
 ) -> Result<Option<admin::Running>, StartError> {
-    let masking = gateway.masks_its_own_sample();
+    let gateway = reload.gateway();
+    // A reload under which it would fail is refused.
+    let masking = gateway.load().masks_its_own_sample();
     if !masking {
         error!("masking has failed its self-test; /readyz stays 503: roll back this build");
     }
@@ -398,16 +382,16 @@ fn open_admin(
             listening: true,
             draining: shutdown.phase() != Phase::Running,
             masking,
-            details: vec![("fetches under way".to_owned(), flights.flights().to_string())],
+            details: vec![("fetches under way".to_owned(), flights.load().flights().to_string())],
         }),
-        cache: Box::new(move || cache.cache_sizes()),
-        limiter_keys: Box::new(move |limiter| limits.limiter_keys(limiter)),
+        cache: Box::new(move || cache.load().cache_sizes()),
+        limiter_keys: Box::new(move |limiter| limits.load().limiter_keys(limiter)),
     };
-    let purging = gateway.clone();
+    let (purging, reload) = (gateway.clone(), Arc::clone(reload));
     let changes = Changes {
-        pass: config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of),
-        hosts: config.admin.hosts.clone(),
-        purge: Arc::new(move |purge, strength| purging.purge(purge, strength)),
+        access: Arc::clone(reload.access()),
+        purge: Arc::new(move |purge, strength| purging.load().purge(purge, strength)),
+        reload: Arc::new(move || reload.run().map_err(|error| error.mistakes())),
     };
     admin::start(address, given, Admin::new(Arc::clone(telemetry), probes, changes))
         .map(Some)

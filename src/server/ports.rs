@@ -54,7 +54,7 @@ pub(super) fn room(config: &Config) -> usize {
     most
 }
 
-pub(super) fn warn_of_roots(config: &Config, roots: Roots) {
+pub(crate) fn warn_of_roots(config: &Config, roots: Roots) {
     let secure =
         config.upstreams.values().any(|upstream| upstream.url.scheme_str() == Some("https"));
     if secure && roots.system + roots.extra == 0 {

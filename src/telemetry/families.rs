@@ -104,6 +104,16 @@ impl<L: Label> RouteCounters<L> {
         routes: &[RouteLabels],
         possible: impl Fn(&RouteLabels) -> I,
     ) -> Self {
+        Self { routes: Vec::new(), vec, label: PhantomData }.under(routes, possible)
+    }
+
+    /// The same family for other routes; what was counted stays.
+    pub(crate) fn under<I: Iterator<Item = L>>(
+        &self,
+        routes: &[RouteLabels],
+        possible: impl Fn(&RouteLabels) -> I,
+    ) -> Self {
+        let vec = self.vec.clone();
         let routes = routes.iter().map(|route| {
             let mut handles = vec![None; L::ALL.len()];
             for value in possible(route) {
@@ -113,7 +123,8 @@ impl<L: Label> RouteCounters<L> {
             }
             (route.name.clone(), handles)
         });
-        Self { routes: routes.collect(), vec, label: PhantomData }
+        let routes = routes.collect();
+        Self { routes, vec, label: PhantomData }
     }
 
     /// Counts one.
@@ -172,12 +183,17 @@ impl<L: Label> Gauges<L> {
 
 /// One histogram per upstream, found by route.
 #[derive(Clone, Debug)]
-pub struct UpstreamHistograms(Vec<Histogram>);
+pub struct UpstreamHistograms(Vec<Histogram>, HistogramVec);
 
 impl UpstreamHistograms {
-    pub(crate) fn new(vec: &HistogramVec, routes: &[RouteLabels]) -> Self {
+    pub(crate) fn new(vec: HistogramVec, routes: &[RouteLabels]) -> Self {
         let handles = routes.iter().map(|route| vec.with_label_values(&[&*route.upstream]));
-        Self(handles.collect())
+        Self(handles.collect(), vec)
+    }
+
+    /// The same family for other routes; what was observed stays.
+    pub(crate) fn under(&self, routes: &[RouteLabels]) -> Self {
+        Self::new(self.1.clone(), routes)
     }
 
     /// Observes one value, in the histogram's unit.
@@ -190,12 +206,17 @@ impl UpstreamHistograms {
 
 /// One gauge per upstream, found by route.
 #[derive(Clone, Debug)]
-pub struct UpstreamGauges(Vec<Gauge>);
+pub struct UpstreamGauges(Vec<Gauge>, GaugeVec);
 
 impl UpstreamGauges {
-    pub(crate) fn new(vec: &GaugeVec, routes: &[RouteLabels]) -> Self {
+    pub(crate) fn new(vec: GaugeVec, routes: &[RouteLabels]) -> Self {
         let handles = routes.iter().map(|route| vec.with_label_values(&[&*route.upstream]));
-        Self(handles.collect())
+        Self(handles.collect(), vec)
+    }
+
+    /// The same family for other routes; that of an upstream that is gone stays as it was last.
+    pub(crate) fn under(&self, routes: &[RouteLabels]) -> Self {
+        Self::new(self.1.clone(), routes)
     }
 
     /// Sets the gauge.
@@ -210,18 +231,24 @@ impl UpstreamGauges {
 #[derive(Clone, Debug)]
 pub struct UpstreamNamedCounters {
     upstreams: Vec<String>,
+    values: Vec<&'static str>,
     vec: IntCounterVec,
 }
 
 impl UpstreamNamedCounters {
-    pub(crate) fn new(vec: IntCounterVec, routes: &[RouteLabels], values: &[&str]) -> Self {
+    pub(crate) fn new(vec: IntCounterVec, routes: &[RouteLabels], values: &[&'static str]) -> Self {
         let upstreams: Vec<_> = routes.iter().map(|route| route.upstream.clone()).collect();
         for upstream in &upstreams {
             for value in values {
                 vec.with_label_values(&[&**upstream, value]);
             }
         }
-        Self { upstreams, vec }
+        Self { upstreams, values: values.to_vec(), vec }
+    }
+
+    /// The same family for other routes; what was counted stays.
+    pub(crate) fn under(&self, routes: &[RouteLabels]) -> Self {
+        Self::new(self.vec.clone(), routes, &self.values)
     }
 
     /// Counts one. Failures are rare next to requests: this one looks its labels up.

@@ -157,6 +157,20 @@ impl Metrics {
         })
     }
 
+    /// The same metrics for the routes of another configuration: each series stays, and goes on where it was.
+    pub(crate) fn under(&self, routes: &[RouteLabels]) -> Self {
+        Self {
+            requests_total: self.requests_total.under(routes),
+            upstream_requests_total: self
+                .upstream_requests_total
+                .under(routes, RouteLabels::causes),
+            upstream_request_duration_seconds: self.upstream_request_duration_seconds.under(routes),
+            upstream_errors_total: self.upstream_errors_total.under(routes),
+            upstream_clock_skew_seconds: self.upstream_clock_skew_seconds.under(routes),
+            ..self.clone()
+        }
+    }
+
     /// Records an attempt to load the configuration, `wall` since the Unix epoch.
     pub fn config_loaded(&self, succeeded: bool, wall: Duration) {
         self.config_last_load_successful.set(i64::from(succeeded));

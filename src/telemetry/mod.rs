@@ -89,6 +89,25 @@ impl Telemetry {
         Ok(Self { metrics, access, clock: setup.clock })
     }
 
+    /// The same voice under another configuration: the metrics go on, the access log does as `log` says.
+    #[must_use]
+    pub fn under(
+        &self,
+        log: &config::Log,
+        routes: &[RouteLabels],
+        target: Option<TargetView>,
+    ) -> Self {
+        let access = Access {
+            lines: self.access.lines.clone(),
+            which: log.access,
+            format: log.format,
+            target,
+            dice: self.access.dice.clone(),
+            routes: routes.iter().map(|route| route.name.clone()).collect(),
+        };
+        Self { metrics: self.metrics.under(routes), access, clock: self.clock.clone() }
+    }
+
     /// A request arrived.
     pub fn begin<'a>(&'a self, arrival: Arrival<'a>) -> Exchange<'a> {
         Exchange::begin(self, arrival)

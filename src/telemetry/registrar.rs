@@ -119,12 +119,12 @@ impl<'a> Registrar<'a> {
     }
 
     pub(crate) fn upstream_histograms(&self, name: &str) -> prometheus::Result<UpstreamHistograms> {
-        Ok(UpstreamHistograms::new(&self.latencies(name, "upstream")?, self.routes))
+        Ok(UpstreamHistograms::new(self.latencies(name, "upstream")?, self.routes))
     }
 
     pub(crate) fn upstream_gauges(&self, name: &str) -> prometheus::Result<UpstreamGauges> {
         let vec = self.register(GaugeVec::new(opts(name)?, &["upstream"])?)?;
-        Ok(UpstreamGauges::new(&vec, self.routes))
+        Ok(UpstreamGauges::new(vec, self.routes))
     }
 
     pub(crate) fn upstream_named(

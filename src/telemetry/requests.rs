@@ -34,6 +34,11 @@ impl RequestCounters {
         Self { routes: series, vec }
     }
 
+    /// The same family for other routes; what was counted stays.
+    pub(crate) fn under(&self, routes: &[RouteLabels]) -> Self {
+        Self::new(self.vec.clone(), routes)
+    }
+
     /// Counts one. A method that the route does not serve is counted where no route is.
     pub fn inc(&self, route: Option<usize>, method: &Method, class: Class, outcome: Outcome) {
         let found = route

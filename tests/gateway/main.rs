@@ -38,6 +38,8 @@ mod protocol;
 mod purge;
 mod purge_access;
 mod refusals;
+mod reload;
+mod reload_access;
 mod shared;
 mod stale;
 mod systemd;

@@ -45,6 +45,8 @@ pub enum NotStored {
     Method,
     /// It was invalidated while it was under way.
     Voided,
+    /// The configuration that shaped it was replaced while it was under way.
+    Superseded,
     /// It is larger than an entry may be.
     TooLarge,
     /// The cache is switched off.
@@ -68,6 +70,7 @@ impl NotStored {
         Self::MustUnderstand,
         Self::Method,
         Self::Voided,
+        Self::Superseded,
         Self::TooLarge,
         Self::SwitchedOff,
         Self::TokenEnded,
@@ -88,6 +91,7 @@ impl NotStored {
             Self::MustUnderstand => "must_understand",
             Self::Method => "method",
             Self::Voided => "voided",
+            Self::Superseded => "superseded",
             Self::TooLarge => "too_large",
             Self::SwitchedOff => "switched_off",
             Self::TokenEnded => "token_ended",
@@ -109,6 +113,7 @@ impl NotStored {
             Self::Status
             | Self::NoFreshness
             | Self::Voided
+            | Self::Superseded
             | Self::TooLarge
             | Self::SwitchedOff
             | Self::TokenEnded => false,
@@ -122,7 +127,8 @@ impl NotStored {
             | Self::Partial
             | Self::RequestNoStore
             | Self::Method
-            | Self::Voided => true,
+            | Self::Voided
+            | Self::Superseded => true,
             Self::NoStore
             | Self::Private
             | Self::Status
@@ -151,6 +157,7 @@ impl NotStored {
             | Self::RequestNoStore
             | Self::Method
             | Self::Voided
+            | Self::Superseded
             | Self::TooLarge
             | Self::SwitchedOff
             | Self::TokenEnded => false,

@@ -12,7 +12,8 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::panic::{Location, PanicHookInfo};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
@@ -22,6 +23,7 @@ use tracing::{Event, Metadata};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 
 use crate::clock::Clock;
 use crate::config::{self, Level, LogFormat};
@@ -30,15 +32,38 @@ use crate::telemetry::line::Line;
 use crate::telemetry::writer::Lines;
 
 /// The subscriber that `[log]` and the value of `RUST_LOG` describe, writing to `lines`; `main` makes it
-/// the process's default.
+/// the process's default. What it hears can be changed later.
 pub fn subscriber(
     log: &config::Log,
     rust_log: Option<&str>,
     clock: Clock,
     lines: Lines,
-) -> impl Subscriber + Send + Sync + use<> {
-    let events = Events { clock, format: log.format, lines };
-    Registry::default().with(events.with_filter(filter(log.level, rust_log.unwrap_or_default())))
+) -> (impl Subscriber + Send + Sync + use<>, Hearing) {
+    let rust_log = rust_log.unwrap_or_default().to_owned();
+    let text = Arc::new(AtomicBool::new(log.format == LogFormat::Text));
+    let events = Events { clock, text: Arc::clone(&text), lines };
+    let (filter, handle) = reload::Layer::new(filter(log.level, &rust_log));
+    (
+        Registry::default().with(events.with_filter(filter)),
+        Hearing { filter: handle, text, rust_log },
+    )
+}
+
+/// What a [`subscriber`] hears and how it writes it, as a reload may change it.
+#[derive(Debug)]
+pub struct Hearing {
+    filter: reload::Handle<Targets, Registry>,
+    text: Arc<AtomicBool>,
+    rust_log: String,
+}
+
+impl Hearing {
+    /// From now on as `[log]` says; `RUST_LOG` refines it as at the start.
+    pub fn follow(&self, log: &config::Log) {
+        self.text.store(log.format == LogFormat::Text, Ordering::Relaxed);
+        // Fails only where the subscriber is gone, and with it whoever would hear.
+        self.filter.reload(filter(log.level, &self.rust_log)).ok();
+    }
 }
 
 /// From now on a panic is an event that tells its place, and nothing else.
@@ -85,7 +110,7 @@ impl Rarely {
 /// Writes each event as a line.
 struct Events {
     clock: Clock,
-    format: LogFormat,
+    text: Arc<AtomicBool>,
     lines: Lines,
 }
 
@@ -95,7 +120,9 @@ impl<S: Subscriber> Layer<S> for Events {
         let mut bytes = Vec::with_capacity(256);
         let wall = self.clock.now().wall;
         let level = level_name(metadata);
-        let mut line = Line::begin(&mut bytes, self.format, wall, level, Log::Diagnostics);
+        let text = self.text.load(Ordering::Relaxed);
+        let format = if text { LogFormat::Text } else { LogFormat::Json };
+        let mut line = Line::begin(&mut bytes, format, wall, level, Log::Diagnostics);
         line.text("module", metadata.target());
         event.record(&mut Fields { line: &mut line });
         line.end();

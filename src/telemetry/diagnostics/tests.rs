@@ -12,7 +12,7 @@ fn logged(rust_log: &str, format: LogFormat, act: impl FnOnce()) -> String {
     let lines = Lines::to(written.clone()).unwrap();
     let clock = Clock::steered(Duration::from_secs(1));
     let log = log(AccessLog::Off, format);
-    let subscriber = subscriber(&log, Some(rust_log), clock, lines.clone());
+    let (subscriber, _) = subscriber(&log, Some(rust_log), clock, lines.clone());
     tracing::subscriber::with_default(subscriber, act);
     assert!(lines.flush(Duration::from_secs(10)));
     written.text()
@@ -111,13 +111,44 @@ fn a_repeated_warning_is_said_once_in_a_while_with_what_was_kept_back() {
     assert_eq!(due(30), Some(1));
 }
 
+#[test]
+fn what_is_heard_and_its_format_follow_a_reload_and_rust_log_still_refines_it() {
+    let written = Written::default();
+    let lines = Lines::to(written.clone()).unwrap();
+    let mut log = log(AccessLog::Off, LogFormat::Json);
+    log.level = Level::Warn;
+    let rust_log = Some("unitgate::mask=debug");
+    let (subscriber, hearing) =
+        subscriber(&log, rust_log, Clock::steered(Duration::from_secs(1)), lines.clone());
+    tracing::subscriber::with_default(subscriber, || {
+        let say = |word: &'static str| {
+            tracing::info!(target: "unitgate::x", word);
+            tracing::debug!(target: "unitgate::mask", "of the mask, {word}");
+        };
+        say("one");
+        log.level = Level::Info;
+        log.format = LogFormat::Text;
+        hearing.follow(&log);
+        say("two");
+        log.level = Level::Error;
+        hearing.follow(&log);
+        say("three");
+    });
+    assert!(lines.flush(Duration::from_secs(10)));
+    let text = written.text();
+    assert!(!text.contains("\"word\":\"one\"") && text.contains("word=two"), "{text}");
+    assert!(!text.contains("word=three"), "{text}");
+    assert_eq!(text.matches("of the mask").count(), 3, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with('{')).count(), 1, "{text}");
+}
+
 /// The hook belongs to the whole process, so this test starts itself again and reads what comes out.
 #[test]
 fn a_panic_tells_its_place_and_never_its_message() {
     if std::env::var_os(CHILD).is_some() {
         let lines = Lines::start(config::LogOutput::Stderr).unwrap();
         let log = log(AccessLog::Off, LogFormat::Json);
-        let events = subscriber(&log, None, Clock::real(), lines.clone());
+        let (events, _) = subscriber(&log, None, Clock::real(), lines.clone());
         tracing::subscriber::set_global_default(events).unwrap();
         hook_panics(lines.clone());
         let panicked = std::thread::spawn(|| panic!("the {} word", "secret")).join();

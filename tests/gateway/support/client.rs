@@ -12,14 +12,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use unitgate::gateway::{Gateway, Session};
+use unitgate::gateway::{Current, Session};
 use unitgate::listener::Ahead;
 
 /// Someone who asks the gateway.
 #[derive(Clone)]
 pub(crate) struct Client {
     address: SocketAddr,
-    gateway: Gateway,
+    gateway: Current,
     authorization: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl Client {
     /// A client of `gateway` at `address` that sends this `Authorization`.
     pub(super) fn new(
         address: SocketAddr,
-        gateway: Gateway,
+        gateway: Current,
         authorization: Option<String>,
     ) -> Self {
         Self { address, gateway, authorization }

@@ -9,10 +9,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::subscriber::DefaultGuard;
+use unitgate::admin::Reloaded;
 use unitgate::clock::{Clock, Dice};
-use unitgate::config::{CachePolicy, Config, Level, NamedUpstream, Route};
-use unitgate::gateway::Gateway;
+use unitgate::config::{CachePolicy, Config, ConfigErrors, Level, NamedUpstream, Route, Warning};
+use unitgate::gateway::Current;
 use unitgate::listener::{Given, Workers};
+use unitgate::reload::{NotReloaded, Source};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::{Lines, Telemetry, diagnostics};
 
@@ -23,12 +25,13 @@ use super::{PATIENCE, token};
 /// The gateway under test.
 pub(crate) struct Gate {
     server: Option<Server>,
-    gateway: Gateway,
+    gateway: Current,
     telemetry: Arc<Telemetry>,
     address: SocketAddr,
     admin: SocketAddr,
     clock: Clock,
     log: Capture,
+    file: Arc<Mutex<File>>,
     _diagnostics: DefaultGuard,
 }
 
@@ -86,7 +89,8 @@ impl Gate {
         let log = Capture::default();
         let lines = Lines::to(log.clone()).unwrap();
         let clock = Clock::steered(START);
-        let subscriber = diagnostics::subscriber(&config.log, None, clock.clone(), lines.clone());
+        let (subscriber, hearing) =
+            diagnostics::subscriber(&config.log, None, clock.clone(), lines.clone());
         let diagnostics = tracing::subscriber::set_default(subscriber);
         let setting = Setting {
             lines,
@@ -96,6 +100,10 @@ impl Gate {
             given: Given::default(),
         };
         let server = Server::start(config, setting).unwrap();
+        let file = Arc::new(Mutex::new(File(Ok((config.clone(), Vec::new())))));
+        let read = Arc::clone(&file);
+        let load = Box::new(move || read.lock().0.clone());
+        server.reload().from(Source { load, hearing: Some(hearing) });
         Self {
             gateway: server.gateway().clone(),
             telemetry: Arc::clone(server.telemetry()),
@@ -104,6 +112,7 @@ impl Gate {
             server: Some(server),
             clock,
             log,
+            file,
             _diagnostics: diagnostics,
         }
     }
@@ -131,6 +140,35 @@ impl Gate {
     /// Where the public port listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Writes the configuration in force to its file with `change`, without loading it.
+    pub(crate) fn write(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = Config::clone(&self.server().reload().in_force());
+        change(&mut config);
+        self.file.lock().0 = Ok((config, Vec::new()));
+    }
+
+    /// Writes this text to the configuration's file, without loading it.
+    pub(crate) fn write_text(&self, text: &str) {
+        self.file.lock().0 = Config::parse(text, []);
+    }
+
+    /// Loads what the configuration's file holds now.
+    pub(crate) fn load(&self) -> Result<Reloaded, NotReloaded> {
+        self.server().reload().run()
+    }
+
+    /// Changes the configuration in force, by its file; says which keys that changed.
+    pub(crate) fn reload(&self, change: impl FnOnce(&mut Config)) -> Vec<String> {
+        self.write(change);
+        let Reloaded { changed, restart, .. } = self.load().unwrap();
+        assert!(restart.is_empty(), "{restart:?}");
+        changed
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("it has left")
     }
 
     /// Moves the gateway's clock ahead.
@@ -180,6 +218,9 @@ impl Gate {
         self.server.take().expect("it left already").leave().await
     }
 }
+
+/// What the configuration's file holds.
+struct File(Result<(Config, Vec<Warning>), ConfigErrors>);
 
 fn sum(scrape: &str, name: &str, labels: &[&str]) -> f64 {
     let name = format!("unitgate_{name}");

@@ -22,7 +22,7 @@ pub(crate) struct Process {
     pid: u32,
     output: watch::Receiver<String>,
     errors: watch::Receiver<String>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Process {
@@ -65,7 +65,7 @@ impl Process {
         gather(child.stdout.take().unwrap(), vec![all.clone()]);
         gather(child.stderr.take().unwrap(), vec![only_errors, all]);
         let pid = child.id();
-        Self { child: Arc::new(Mutex::new(child)), pid, output, errors, _directory: directory }
+        Self { child: Arc::new(Mutex::new(child)), pid, output, errors, directory }
     }
 
     /// Where the public port listens, as the log says.
@@ -98,6 +98,22 @@ impl Process {
     /// Its number.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Writes its configuration's file anew.
+    pub(crate) fn write(&self, configuration: &str) {
+        let path = self.directory.path().join("config.toml");
+        // As an operator should: never half a file.
+        fs::write(path.with_extension("new"), configuration).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    /// Waits until it has reloaded so many times in all.
+    pub(crate) async fn reloaded(&mut self, times: usize) {
+        let told = "the configuration was reloaded";
+        let seen = self.output.wait_for(|output| output.matches(told).count() >= times);
+        let seen = tokio::time::timeout(PATIENCE, seen).await.is_ok_and(|seen| seen.is_ok());
+        assert!(seen, "it did not reload {times} times: {}", self.log());
     }
 
     /// Sends it a signal, such as `TERM`.

@@ -1,0 +1,237 @@
+//! [`Current`]: the gateway in force, and how one configuration follows another under traffic.
+//!
+//! *Invariants*
+//! 1. A request, and a flight, runs to its end under the configuration that it began under: to its upstream,
+//!    with its masker.
+//! 2. What is stored and under way, what callers owe and who is known lives on; so do the metrics.
+//! 3. What was asked for under what a reload has changed is not stored any more once the next is in force.
+//! 4. Nobody waits for a reload: the gateway in force is read without a lock.
+//!
+//! *Why not a lock around the configuration:* each request would write to one line of memory that all
+//! threads share, as it would to count itself on one `Arc`.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use parking_lot::Mutex;
+
+use super::inbound::Bounds;
+use super::plan::Plan;
+use super::{Gateway, Payload, Session, Shared};
+use crate::cache::Cache;
+use crate::cache::flight::Flights;
+use crate::caller::Callers;
+use crate::clock::{Clock, Dice};
+use crate::config::{Config, Rate};
+use crate::limit::Limits;
+use crate::listener::Ahead;
+use crate::mask::{Bodies, Masker};
+use crate::route::Routes;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Telemetry;
+use crate::upstream::Upstreams;
+
+/// The gateway in force; clones share it.
+#[derive(Clone)]
+pub struct Current(Arc<ArcSwap<Gateway>>);
+
+/// The gateway that was in force when this was taken.
+pub struct InForce(Guard<Arc<Gateway>>);
+
+impl Deref for InForce {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.0
+    }
+}
+
+impl Current {
+    /// Puts the first gateway in force.
+    pub fn new(gateway: Gateway) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(gateway)))
+    }
+
+    /// The gateway in force.
+    pub fn load(&self) -> InForce {
+        InForce(self.0.load())
+    }
+
+    /// Answers one request and leaves one record of it; interim responses go `ahead`.
+    pub fn handle<B: Payload>(
+        &self,
+        request: Request<B>,
+        session: &Session,
+        ahead: &Ahead,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send {
+        // Not awaited here: a future around a future is moved once more for each request.
+        Gateway::handle(self.load(), request, session, ahead)
+    }
+
+    /// Puts the next gateway in force.
+    pub fn replace(&self, next: Gateway) {
+        // Before it is in force: what it brings must not be replaced by what the last one asked for.
+        let last: &Gateway = &self.load();
+        for plan in &last.0.plans {
+            plan.give_way(&next.0.plans);
+        }
+        self.0.store(Arc::new(next));
+    }
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Current(…)")
+    }
+}
+
+/// What a gateway is built from beside its configuration.
+#[derive(Debug)]
+pub struct Ground {
+    /// How callers are told apart.
+    pub callers: Callers,
+    /// The upstreams' clients.
+    pub upstreams: Arc<Upstreams>,
+    /// Metrics and logs.
+    pub telemetry: Arc<Telemetry>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub dice: Dice,
+    /// The process's way to its end.
+    pub shutdown: Shutdown,
+}
+
+impl Gateway {
+    /// The gateway of a valid configuration.
+    pub fn new(config: &Config, ground: Ground) -> Self {
+        let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
+        let routes = Routes::new(config);
+        let limits = Limits::new(&config.limits, &rates(&routes), clock.clone());
+        let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
+        let follows = Follows::of(config, &routes, &upstreams, &made_up);
+        Self(Arc::new(Shared {
+            plans: follows.plans,
+            masker: follows.masker,
+            via: follows.via,
+            patience: follows.patience,
+            trusted: config.listen.trusted.clone(),
+            bounds: Bounds::of(&config.listen),
+            requests: follows.requests,
+            request_body: config.limits.request_body,
+            body_cap: config.upstream.max_body,
+            body_time: config.listen.body,
+            routes,
+            limits,
+            cache: Arc::new(Cache::new(config.cache.max_bytes)),
+            bodies: Bodies::default(),
+            flights: Arc::new(Flights::new(shutdown.clone())),
+            warned: Arc::new(Mutex::default()),
+            made_up,
+            callers,
+            upstreams,
+            telemetry,
+            clock,
+            dice,
+            shutdown,
+        }))
+    }
+
+    /// The gateway of the next configuration, over what this one has stored, counted and under way. It takes
+    /// this one's place by [`Current::replace`].
+    #[must_use]
+    pub fn under(
+        &self,
+        config: &Config,
+        upstreams: Arc<Upstreams>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let last = &*self.0;
+        let routes = last.routes.succeeded_by(config);
+        let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), last.clock.clone());
+        let mut follows = Follows::of(config, &routes, &upstreams, &last.made_up);
+        for (route, plan) in routes.iter().zip(&mut follows.plans) {
+            let mut known = last.routes.iter().zip(&last.plans);
+            if let Some((_, last)) = known.find(|(other, _)| other.id == route.id) {
+                plan.follow(last);
+            }
+        }
+        Self(Arc::new(Shared {
+            plans: follows.plans,
+            masker: follows.masker,
+            via: follows.via,
+            patience: follows.patience,
+            // The port has these, too, and keeps them.
+            trusted: last.trusted.clone(),
+            bounds: last.bounds.with_target(config.listen.target_size),
+            requests: follows.requests,
+            request_body: config.limits.request_body,
+            body_cap: config.upstream.max_body,
+            body_time: config.listen.body,
+            routes,
+            limits,
+            upstreams,
+            telemetry,
+            cache: Arc::clone(&last.cache),
+            bodies: last.bodies.clone(),
+            flights: Arc::clone(&last.flights),
+            warned: Arc::clone(&last.warned),
+            made_up: last.made_up.clone(),
+            callers: last.callers.clone(),
+            clock: last.clock.clone(),
+            dice: last.dice.clone(),
+            shutdown: last.shutdown.clone(),
+        }))
+    }
+
+    /// The upstreams' clients.
+    pub fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.0.upstreams
+    }
+}
+
+/// What follows from a configuration without what went before.
+struct Follows {
+    plans: Vec<Plan>,
+    masker: Masker,
+    via: String,
+    patience: Duration,
+    requests: i64,
+}
+
+impl Follows {
+    fn of(config: &Config, routes: &Routes, upstreams: &Upstreams, made_up: &str) -> Self {
+        let masker = Masker::new(&config.secrets, &Routes::members(config));
+        let plan = |route| Plan::of(route, config, upstreams, masker.fingerprint());
+        let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
+        Self {
+            plans: routes.iter().map(plan).collect(),
+            via: config.listen.via.clone().unwrap_or_else(|| made_up.to_owned()),
+            // A flight ends by its own deadlines; this is the net below them.
+            patience: config.upstream.total + lane + Duration::from_secs(1),
+            requests: match config.listen.requests {
+                0 => i64::MAX,
+                most => i64::try_from(most).unwrap_or(i64::MAX),
+            },
+            masker,
+        }
+    }
+}
+
+/// The rates of the routes' own, by the routes' numbers.
+fn rates(routes: &Routes) -> Vec<Option<Rate>> {
+    let most = routes.iter().map(|route| usize::from(route.id) + 1).max().unwrap_or_default();
+    let mut rates = vec![None; most];
+    for route in routes.iter() {
+        if let Some(rate) = rates.get_mut(usize::from(route.id)) {
+            *rate = route.config.rate;
+        }
+    }
+    rates
+}

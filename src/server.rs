@@ -68,7 +68,7 @@ impl Server {
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
         let Setting { clock, dice, workers, .. } = setting;
         let upstreams =
-            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
+            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone(), None)?;
         warn_of_roots(config, upstreams.roots());
         let sockets = listener::bind(&config.listen.address)?;
         let addresses =
@@ -90,11 +90,7 @@ impl Server {
             },
         );
         let admin = open_admin(config, &gateway, &telemetry, &shutdown)?;
-        let door = Door {
-            gateway: gateway.clone(),
-            accept_failures: Arc::default(),
-            clock: clock.clone(),
-        };
+        let door = Door::new(gateway.clone(), clock.clone());
         let listen = config.listen.clone();
         let (places, until) = (Places::new(most), shutdown.clone());
         #[expect(
@@ -192,10 +188,17 @@ pub enum StartError {
 
 /// The gateway as the listener sees it.
 #[derive(Clone)]
-struct Door {
+pub(crate) struct Door {
     gateway: Gateway,
     accept_failures: Arc<Rarely>,
     clock: Clock,
+}
+
+impl Door {
+    /// The door of `gateway`.
+    pub(crate) fn new(gateway: Gateway, clock: Clock) -> Self {
+        Self { gateway, accept_failures: Arc::default(), clock }
+    }
 }
 
 impl Handler for Door {
@@ -235,14 +238,14 @@ impl Handler for Door {
     }
 }
 
-fn callers(config: &Config) -> Result<Callers, StartError> {
+pub(crate) fn callers(config: &Config) -> Result<Callers, StartError> {
     match config.caller.key().map_err(StartError::Key)? {
         Some(secret) => Ok(Callers::from_secret(&secret)),
         None => Callers::random().map_err(|error| StartError::Key(io::Error::other(error))),
     }
 }
 
-fn telemetry(
+pub(crate) fn telemetry(
     config: &Config,
     callers: &Callers,
     setting: &Setting,

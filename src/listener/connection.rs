@@ -20,7 +20,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Join, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -92,6 +92,11 @@ impl Stream for TcpStream {
         // Where it fails the socket is closed as usual.
         self.set_zero_linger().ok();
     }
+}
+
+/// A stream that somebody brought: what it does with bytes that were not delivered is its own business.
+impl<S: AsyncRead + AsyncWrite + Send + 'static> Stream for Join<ReadHalf<S>, WriteHalf<S>> {
+    fn reset(self) {}
 }
 
 /// Serves one connection to its end.

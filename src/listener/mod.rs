@@ -38,6 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -217,6 +218,34 @@ pub async fn serve<H: Handler>(
     };
     tokio::select! {
         () = serving => Ok(()),
+        never = port.ticks.run() => match never {},
+    }
+}
+
+/// Serves one `stream` as [`serve`] does a connection of `peer` that it accepted: for a network that has
+/// no sockets, such as a simulated one.
+pub async fn serve_one<S, H>(
+    stream: S,
+    peer: SocketAddr,
+    config: &config::Listen,
+    clock: Clock,
+    shutdown: Shutdown,
+    handler: H,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    H: Handler,
+{
+    let port = Arc::new(Port::new(config, clock, handler));
+    let (read, write) = tokio::io::split(stream);
+    let mut serving = pin!(connection::run(tokio::io::join(read, write), peer, Arc::clone(&port)));
+    let drained = async {
+        shutdown.draining().await;
+        port.drain();
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = &mut serving => {}
+        () = drained => {}
         never = port.ticks.run() => match never {},
     }
 }

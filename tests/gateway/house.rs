@@ -59,7 +59,7 @@ const GROUND_AND_NOUNS: &[&str] =
     &["alphabet", "caller", "clock", "config", "fields", "mask", "route", "shutdown"];
 
 /// Where everything is put together: they import whatever they need.
-const ROOTS: [&str; 4] = ["main", "lib", "server", "demo"];
+const ROOTS: [&str; 5] = ["main", "lib", "server", "portless", "demo"];
 
 /// Most lines of a file, its tests not counted.
 const LONGEST: usize = 400;

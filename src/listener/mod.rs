@@ -244,6 +244,7 @@ pub async fn serve_one<S, H>(
         std::future::pending().await
     };
     tokio::select! {
+        biased;
         () = &mut serving => {}
         () = drained => {}
         never = port.ticks.run() => match never {},

@@ -20,6 +20,7 @@ pub(crate) struct Caller {
     world: Shared,
     dice: Dice,
     name: &'static str,
+    half: u8,
     asked: u64,
     stream: Option<TcpStream>,
 }
@@ -31,8 +32,8 @@ struct Reply {
 }
 
 impl Caller {
-    pub(crate) fn new(name: &'static str, world: Shared, dice: Dice) -> Self {
-        Self { world, dice, name, asked: 0, stream: None }
+    pub(crate) fn new(name: &'static str, half: u8, world: Shared, dice: Dice) -> Self {
+        Self { world, dice, name, half, asked: 0, stream: None }
     }
 
     /// Asks until the trouble is over, then until it is served again.
@@ -123,11 +124,17 @@ impl Caller {
         let target = format!("/api/v1/calcom/integration/unit/{}", pick(&self.dice, &UNITS));
         let request = self.request("GET", &target, self.name, "");
         let most = request.len();
-        let part = most - usize::try_from(draw(&self.dice, 40)).unwrap();
+        // Half of them in the middle of the fetch, and back at once for the same.
+        let whole = draw(&self.dice, 2) == 0;
+        let part =
+            if whole { most } else { most - 1 - usize::try_from(draw(&self.dice, 40)).unwrap() };
         if let Ok(mut stream) = self.connected().await {
             let sent = timeout(PATIENCE, stream.write_all(&request.as_bytes()[..part])).await;
             drop(sent);
             sleep(moment(&self.dice, Duration::from_millis(300))).await;
+        }
+        if whole {
+            self.get(target.rsplit('/').next().unwrap_or_default()).await;
         }
     }
 
@@ -142,7 +149,7 @@ impl Caller {
 
     fn request(&mut self, method: &str, target: &str, caller: &str, body: &str) -> String {
         self.asked += 1;
-        let id = format!("{}-{}", self.name, self.asked);
+        let id = format!("{}{}-{}", self.name, self.half, self.asked);
         let (token, length) = (token(caller), body.len());
         let request = format!(
             "{method} {target} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\nX-Request-Id: {id}\r\n\
@@ -161,7 +168,7 @@ impl Caller {
 
     async fn ask(&mut self, method: &str, target: &str, caller: &str, body: &str) -> Option<Reply> {
         let request = self.request(method, target, caller, body);
-        let id = format!("{}-{}", self.name, self.asked);
+        let id = format!("{}{}-{}", self.name, self.half, self.asked);
         let answered = async {
             let mut stream = self.connected().await?;
             let reply = exchange(&mut stream, &request).await?;

@@ -12,7 +12,10 @@
 //!
 //! *Time* is the simulation's: tokio's is paused and moved by turmoil, our clock is moved along with it.
 //! There is no real socket, so nothing waits for the machine. *Chance* is drawn from the seed, so the same
-//! seed is the same story:
+//! seed is the same story, but where callers have two connections each (every fourth seed): in which order
+//! tokio wakes those who wait for one thing is its own chance, which turmoil seeds only under
+//! `RUSTFLAGS='--cfg tokio_unstable'`. Without that such a seed may have to be run a few times.
+//!
 //!
 //! ```sh
 //! cargo test --test sim                     # a few hundred seeds
@@ -36,7 +39,7 @@ use crate::network::Run;
 const SEEDS: u64 = 300;
 
 /// How long the trouble lasts, in simulated time.
-const TROUBLE: Duration = Duration::from_secs(12);
+const TROUBLE: Duration = Duration::from_secs(10);
 
 /// How soon everybody is served again after it.
 const RECOVERY: Duration = Duration::from_secs(8);
@@ -95,7 +98,9 @@ fn the_invariants_hold_whatever_the_network_does() {
 
 #[test]
 fn the_same_seed_tells_the_same_story() {
-    for seed in [3, 7] {
-        assert_eq!(run(seed).story(), run(seed).story(), "seed {seed}");
+    for seed in (0..10).filter(|seed| !network::has_pairs(*seed)) {
+        let (once, again) = (run(seed).story(), run(seed).story());
+        let differs = once.lines().zip(again.lines()).find(|(once, again)| once != again);
+        assert_eq!((differs, once.len()), (None, again.len()), "seed {seed}");
     }
 }

@@ -82,19 +82,28 @@ impl Tap {
         if let Some(stamp) = stamp.and_then(|stamp| stamp.parse().ok()) {
             self.world.lock().received(stamp);
         }
+        let certain = serde_json::from_str::<serde_json::Value>(body).is_ok();
         if let (Some(asked), "401") = (&self.under_way, status) {
             self.world.lock().ends_caller(&asked.caller);
         }
-        self.ended();
+        self.ends(true, status == "200" && certain);
     }
 
     fn ended(&mut self) {
+        self.ends(false, false);
+    }
+
+    /// The exchange is over, with or without a whole answer. A write whose outcome isn't `certain` ends all that its caller has.
+    fn ends(&mut self, answered: bool, certain: bool) {
         if let Some(asked) = self.under_way.take() {
             let mut world = self.world.lock();
             if asked.is_read {
-                world.landed(asked.id);
+                world.landed(asked.id, answered);
             } else {
                 world.ends_unit(&asked.unit);
+                if !certain {
+                    world.ends_caller(&asked.caller);
+                }
             }
         }
     }

@@ -14,12 +14,15 @@ pub(crate) const CALLERS: [&str; 3] = ["alice", "bob", "carol"];
 pub(crate) const UNITS: [&str; 2] = ["unit-1", "unit-2"];
 
 /// How much the simulation's time moves in one step.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// The gateway's windows.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
 pub(crate) const REVALIDATE: Duration = Duration::from_millis(1500);
 pub(crate) const IF_ERROR: Duration = Duration::from_secs(5);
+
+/// How much later the second try of a request may be seen: it has to connect first.
+const AGAIN: Duration = Duration::from_millis(600);
 
 /// The token of a caller by name.
 pub(crate) fn token(name: &str) -> String {
@@ -99,6 +102,8 @@ pub(crate) struct World {
     rejected: BTreeMap<String, u64>,
     purged: BTreeMap<String, u64>,
     flights: BTreeMap<u64, Flight>,
+    /// By key: since when the latest request without an answer was under way, and until when.
+    lost: BTreeMap<(String, String), (Duration, Duration)>,
     ended: Vec<(Duration, Scope)>,
 }
 
@@ -169,6 +174,7 @@ impl World {
             rejected: BTreeMap::new(),
             purged: BTreeMap::new(),
             flights: BTreeMap::new(),
+            lost: BTreeMap::new(),
             ended: Vec::new(),
         }))
     }
@@ -235,11 +241,22 @@ impl World {
 
     pub(crate) fn took_off(&mut self, id: u64, caller: &str, unit: &str) {
         let (caller, unit) = (caller.to_owned(), unit.to_owned());
-        self.flights.insert(id, Flight { caller, unit, since: self.now });
+        // Where a pooled connection turned out closed, this may be the unseen second try of the same flight.
+        let lost = self.lost.remove(&(caller.clone(), unit.clone()));
+        let first = lost.filter(|(_, over)| self.now < *over + AGAIN);
+        let since = first.map_or(self.now, |(since, _)| since);
+        self.tell(format!("   {id} asks for {unit} as {caller}"));
+        self.flights.insert(id, Flight { caller, unit, since });
     }
 
-    pub(crate) fn landed(&mut self, id: u64) {
-        self.flights.remove(&id);
+    /// A request is over, with or without an answer.
+    pub(crate) fn landed(&mut self, id: u64, answered: bool) {
+        self.tell(format!("   {id} is over"));
+        if let Some(Flight { caller, unit, since }) = self.flights.remove(&id)
+            && !answered
+        {
+            self.lost.insert((caller, unit), (since, self.now));
+        }
     }
 
     pub(crate) fn ends_unit(&mut self, unit: &str) {

@@ -152,8 +152,9 @@ impl Stage {
         let dial = Dial::new(move |uri| {
             let world = world.clone();
             async move {
+                let dialled = world.lock().now;
                 let stream = TcpStream::connect((uri.host().unwrap(), 80)).await?;
-                Ok::<_, io::Error>(Tap::new(stream, world))
+                Ok::<_, io::Error>(Tap::new(stream, world, dialled))
             }
         });
         let portless = Portless::new(&config(), setting, dial)?;

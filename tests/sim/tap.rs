@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
@@ -13,6 +14,8 @@ use crate::world::{CALLERS, Shared, token};
 pub(crate) struct Tap {
     stream: TcpStream,
     world: Shared,
+    /// When it was dialled, until a request was sent: that one may have waited for it.
+    dialled: Option<Duration>,
     sent: Vec<u8>,
     received: Vec<u8>,
     under_way: Option<Asked>,
@@ -26,8 +29,9 @@ struct Asked {
 }
 
 impl Tap {
-    pub(crate) fn new(stream: TcpStream, world: Shared) -> Self {
-        Self { stream, world, sent: Vec::new(), received: Vec::new(), under_way: None }
+    pub(crate) fn new(stream: TcpStream, world: Shared, dialled: Duration) -> Self {
+        let dialled = Some(dialled);
+        Self { stream, world, dialled, sent: Vec::new(), received: Vec::new(), under_way: None }
     }
 
     fn sent(&mut self, bytes: &[u8]) {
@@ -53,11 +57,13 @@ impl Tap {
         world.tally.fetched += u64::from(is_read);
         let id = world.tally.fetched * 2 + u64::from(is_read);
         if is_read {
-            world.took_off(id, &caller, &unit);
+            let since = self.dialled.unwrap_or(world.now);
+            world.took_off(id, &caller, &unit, since);
         } else {
             world.ends_unit(&unit);
         }
         drop(world);
+        self.dialled = None;
         self.sent.clear();
         self.received.clear();
         self.under_way = Some(Asked { id, is_read, caller, unit });

@@ -239,12 +239,12 @@ impl World {
         }
     }
 
-    pub(crate) fn took_off(&mut self, id: u64, caller: &str, unit: &str) {
+    pub(crate) fn took_off(&mut self, id: u64, caller: &str, unit: &str, since: Duration) {
         let (caller, unit) = (caller.to_owned(), unit.to_owned());
         // Where a pooled connection turned out closed, this may be the unseen second try of the same flight.
         let lost = self.lost.remove(&(caller.clone(), unit.clone()));
         let first = lost.filter(|(_, over)| self.now < *over + AGAIN);
-        let since = first.map_or(self.now, |(since, _)| since);
+        let since = first.map_or(since, |(first, _)| since.min(first));
         self.tell(format!("   {id} asks for {unit} as {caller}"));
         self.flights.insert(id, Flight { caller, unit, since });
     }

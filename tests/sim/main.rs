@@ -36,10 +36,10 @@ use std::time::Duration;
 use crate::network::Run;
 
 /// Seeds of a run that says nothing else.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 240;
 
 /// How long the trouble lasts, in simulated time.
-const TROUBLE: Duration = Duration::from_secs(10);
+const TROUBLE: Duration = Duration::from_secs(8);
 
 /// How soon everybody is served again after it.
 const RECOVERY: Duration = Duration::from_secs(8);

@@ -346,7 +346,7 @@ impl World {
         if given < floor.given {
             self.complain(format!("stamp {stamp} served after a purge or 401 that came later"));
         }
-        let window = TTL + REVALIDATE + if excused { IF_ERROR } else { Duration::ZERO };
+        let window = TTL + if excused { IF_ERROR } else { REVALIDATE };
         let age = floor.asked.saturating_sub(received);
         if age > window + TICK {
             self.complain(format!("stamp {stamp} served {age:?} old, excused: {excused}"));

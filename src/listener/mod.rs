@@ -241,7 +241,7 @@ pub async fn serve_one<S, H>(
     let drained = async {
         shutdown.draining().await;
         port.drain();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         biased;

@@ -22,6 +22,7 @@
 //! SIM_SEEDS=5000 cargo test --test sim      # more
 //! SIM_SEED=17 cargo test --test sim -- --nocapture the_invariants    # one, told step by step
 //! ```
+#![cfg(test)]
 
 mod client;
 mod network;
@@ -83,7 +84,7 @@ fn the_invariants_hold_whatever_the_network_does() {
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join()).collect::<Vec<_>>()
+        workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     let mut all = world::Tally::default();
     for tally in tallies {

@@ -161,6 +161,7 @@ impl Stage {
         let life = self.lives.lock().len();
         self.lives.lock().push(Life { portless: portless.clone(), left: false });
         let listener = TcpListener::bind("0.0.0.0:80").await?;
+        let mut connections = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
                 biased;
@@ -168,7 +169,7 @@ impl Stage {
                 accepted = listener.accept() => {
                     let (stream, peer): (TcpStream, SocketAddr) = accepted?;
                     let portless = portless.clone();
-                    tokio::spawn(async move { portless.serve(stream, peer).await });
+                    connections.spawn(async move { portless.serve(stream, peer).await });
                 }
             }
         }
@@ -197,7 +198,7 @@ impl Stage {
         }
         let lines = log.lines().filter(|line| line.contains("\"outcome\":"));
         let logged = u32::try_from(lines.clone().count()).unwrap();
-        if f64::from(logged) != recorded {
+        if (f64::from(logged) - recorded).abs() > 0.5 {
             world.complain(format!("{logged} exchanges are logged, {recorded} are counted"));
         }
         let mut times: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
@@ -213,7 +214,9 @@ impl Stage {
             }
         }
         wrong.extend(times.keys().map(|id| format!("{id:?} was recorded, and nobody sent it")));
-        wrong.into_iter().for_each(|what| world.complain(what));
+        for what in wrong {
+            world.complain(what);
+        }
     }
 }
 
@@ -238,7 +241,10 @@ impl Chaos {
         self.due = now + moment(&self.dice, Duration::from_millis(800));
         match draw(&self.dice, 18) {
             0 => self.part(stage, sim, "gateway", "upstream"),
-            1 => self.part(stage, sim, "gateway", *pick(&self.dice, &CALLERS)),
+            1 => {
+                let caller = *pick(&self.dice, &CALLERS);
+                self.part(stage, sim, "gateway", caller);
+            }
             2..6 => self.mend(stage, sim),
             6..9 => {
                 let fair = draw(&self.dice, 2) == 0;
@@ -279,7 +285,9 @@ impl Chaos {
 
     fn mend(&mut self, stage: &Stage, sim: &mut Sim<'_>) {
         sim.repair("gateway", "upstream");
-        CALLERS.iter().for_each(|caller| sim.repair("gateway", *caller));
+        for caller in CALLERS {
+            sim.repair("gateway", caller);
+        }
         if let Some(host) = self.down.take() {
             sim.bounce(host);
         }
@@ -294,9 +302,13 @@ impl Chaos {
             // also come in an order that no seed decides.
             let others =
                 || CALLERS.iter().chain(&["gateway", "upstream"]).filter(|it| **it != host);
-            others().for_each(|other| sim.partition(host, *other));
+            for other in others() {
+                sim.partition(host, *other);
+            }
             sim.crash(host);
-            others().for_each(|other| sim.repair(host, *other));
+            for other in others() {
+                sim.repair(host, *other);
+            }
             self.down = Some(host);
         }
     }

@@ -30,9 +30,10 @@ enum Answer {
 
 pub(crate) async fn serve(world: Shared, dice: Dice) -> turmoil::Result {
     let listener = TcpListener::bind("0.0.0.0:80").await?;
+    let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _peer) = listener.accept().await?;
-        tokio::spawn(converse(stream, world.clone(), dice.clone()));
+        connections.spawn(converse(stream, world.clone(), dice.clone()));
     }
 }
 
@@ -55,7 +56,7 @@ async fn converse(mut stream: TcpStream, world: Shared, dice: Dice) -> io::Resul
                 return stream.shutdown().await;
             }
             Answer::Closed => return Ok(()),
-            Answer::Nothing => sleep(Duration::from_secs(60)).await,
+            Answer::Nothing => sleep(Duration::from_mins(1)).await,
         }
     }
     Ok(())

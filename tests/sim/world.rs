@@ -292,7 +292,9 @@ impl World {
                 ));
             }
         }
-        wrong.into_iter().for_each(|what| self.complain(what));
+        for what in wrong {
+            self.complain(what);
+        }
     }
 
     // What the clients and the operator see.
@@ -346,7 +348,7 @@ impl World {
         if given < floor.given {
             self.complain(format!("stamp {stamp} served after a purge or 401 that came later"));
         }
-        let window = TTL + if excused { IF_ERROR } else { REVALIDATE };
+        let window = TTL + REVALIDATE + if excused { IF_ERROR } else { Duration::ZERO };
         let age = floor.asked.saturating_sub(received);
         if age > window + TICK {
             self.complain(format!("stamp {stamp} served {age:?} old, excused: {excused}"));

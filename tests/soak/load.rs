@@ -34,7 +34,7 @@ pub(crate) fn key(caller: &str) -> String {
 
 /// What no answer and no line of the log may hold: a part of every key, and of every token.
 pub(crate) fn holds_a_secret(text: &str) -> bool {
-    text.match_indices("cal_live_").any(|(at, _)| !text[at + 9..].starts_with('*'))
+    text.split("cal_live_").skip(1).any(|rest| !rest.starts_with('*'))
         || text.contains(&"Q7".repeat(12))
 }
 
@@ -103,9 +103,9 @@ pub(crate) fn start(address: SocketAddr, scene: &Arc<Scene>) -> JoinSet<()> {
         tasks.spawn(client(reader).reads());
     }
     tasks.spawn(client(100).writes());
-    tasks.spawn(client(200).is_refused());
+    tasks.spawn(client(200).shows_bad_tokens());
     for slow in 300..306 {
-        tasks.spawn(client(slow).is_slow());
+        tasks.spawn(client(slow).dawdles());
     }
     for leaver in 400..403 {
         tasks.spawn(client(leaver).leaves());
@@ -215,7 +215,7 @@ impl Client {
     }
 
     /// With a token that is nobody's, a malformed one, or none.
-    async fn is_refused(mut self) {
+    async fn shows_bad_tokens(mut self) {
         while !self.scene.is_over() {
             let request = match self.draw(3) {
                 0 => get("unit-1", &format!("bogus.{:x}", self.dice.roll())),
@@ -230,12 +230,12 @@ impl Client {
     }
 
     /// Sends half a head and waits, or asks for much and does not read for a while.
-    async fn is_slow(self) {
+    async fn dawdles(self) {
         while !self.scene.is_over() {
             let Ok(mut stream) = TcpStream::connect(self.address).await else { continue };
             let half = self.draw(2) == 0;
             let request = get(&self.unit(), &token(&self.caller()));
-            let sent = if half { request[..40].to_owned() } else { request.repeat(20) };
+            let sent = if half { request.chars().take(40).collect() } else { request.repeat(20) };
             let slow = async {
                 stream.write_all(sent.as_bytes()).await?;
                 if !half {

@@ -82,9 +82,9 @@ async fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Option<
         let text = String::from_utf8_lossy(bytes).into_owned();
         if let Some((head, rest)) = text.split_once("\r\n\r\n") {
             let length = field(head, "content-length").map_or(0, |length| length.parse().unwrap());
-            if rest.len() >= length {
+            if let Some(body) = rest.get(..length) {
                 bytes.drain(..head.len() + 4 + length);
-                return Ok(Some((head.to_owned(), rest[..length].to_owned())));
+                return Ok(Some((head.to_owned(), body.to_owned())));
             }
         }
         if stream.read_buf(bytes).await? == 0 {

@@ -35,7 +35,7 @@ use unitgate::upstream::Dial;
 const LETTERS: &[u8] = b"Zq7Zq7Zq7Zq7Zq7Zq7Zq7Zq7";
 
 /// Whatever a client sends, and however it dawdles, its connection is over by then.
-const LONGEST: Duration = Duration::from_mins(10);
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// Bytes of a client.
 pub(crate) fn clients(data: &[u8]) {
@@ -98,7 +98,7 @@ pub(crate) fn upstreams(data: &[u8]) {
         assert_eq!(final_answers(&received), 1, "{}", String::from_utf8_lossy(&received));
         *said.lock() = 1;
         // What is left of the strange connection may be met once more by a read that is tried only once.
-        sleep(Duration::from_secs(30)).await;
+        sleep(Duration::from_secs(10)).await;
         let after = gate.ask(AGAIN).await;
         hides_the_key(&after);
         assert!(after.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&after));
@@ -133,6 +133,15 @@ impl Gate {
         for upstream in config.upstreams.values_mut() {
             upstream.url = "http://upstream".parse().unwrap();
         }
+        // Simulated time costs a little, too: a connection's clock ticks fifty times a second.
+        config.listen.idle = Duration::from_secs(3);
+        config.listen.head = Duration::from_secs(1);
+        config.listen.body = Duration::from_secs(1);
+        config.listen.write = Duration::from_secs(1);
+        config.upstream.first_byte = Duration::from_secs(2);
+        config.upstream.total = Duration::from_secs(3);
+        config.upstream.idle = Duration::from_secs(1);
+        config.limits.keys = 1000;
         Self { portless: Portless::new(&config, setting, dial).unwrap(), lines, log }
     }
 
@@ -256,8 +265,8 @@ impl io::Write for Capture {
     }
 }
 
-/// Longer than any request takes, by the shipped deadlines.
-const IN_TIME: Duration = Duration::from_secs(30);
+/// Longer than any request takes.
+const IN_TIME: Duration = Duration::from_secs(10);
 
 const READ: &[u8] = b"GET /api/v1/calcom/integration/unit/u HTTP/1.1\r\nHost: gateway\r\n\
     Authorization: Bearer abc\r\nConnection: close\r\n\r\n";

@@ -175,7 +175,7 @@ impl Reload {
 
     fn upstreams(&self, config: &Config) -> Result<Upstreams, SetupError> {
         let (clock, dice) = (self.parts.clock.clone(), self.parts.dice.clone());
-        let made = Upstreams::new(&config.upstream, &config.upstreams, clock, dice)?;
+        let made = Upstreams::new(&config.upstream, &config.upstreams, clock, dice, None)?;
         warn_of_roots(config, made.roots());
         Ok(made)
     }

@@ -13,7 +13,6 @@ use tokio_rustls::server::TlsStream;
 use super::rewound::Rewound;
 
 /// A connection's stream.
-#[derive(Debug)]
 pub(super) enum Line {
     /// A socket as it was accepted.
     Tcp(TcpStream),
@@ -21,12 +20,14 @@ pub(super) enum Line {
     Rewound(Box<Rewound<Self>>),
     /// TLS over a stream.
     Tls(Box<TlsStream<Self>>),
+    /// A stream that somebody brought: what it does with bytes that were not delivered is its own business.
+    Brought(Box<dyn Duplex>),
 }
 
 /// Bytes both ways.
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 impl Line {
     /// Has the close be a reset that drops what was not delivered: for a client that takes nothing, so
@@ -37,6 +38,7 @@ impl Line {
             Self::Tcp(stream) => drop(stream.set_zero_linger()),
             Self::Rewound(stream) => stream.inner().reset_on_close(),
             Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
+            Self::Brought(_) => {}
         }
     }
 
@@ -45,6 +47,7 @@ impl Line {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Rewound(stream) => Pin::new(&mut **stream),
             Self::Tls(stream) => Pin::new(&mut **stream),
+            Self::Brought(stream) => Pin::new(&mut **stream),
         }
     }
 }
@@ -85,6 +88,7 @@ impl AsyncWrite for Line {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Rewound(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Brought(stream) => stream.is_write_vectored(),
         }
     }
 }

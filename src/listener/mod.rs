@@ -51,6 +51,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -323,6 +324,36 @@ pub async fn serve<H: Handler>(
         () = serving => Ok(()),
         never = port.ticks.run() => match never {},
         never = certificates => match never {},
+    }
+}
+
+/// Serves one `stream` as [`serve`] does a connection of `peer` that it accepted: for a network that has
+/// no sockets, such as a simulated one.
+pub async fn serve_one<S, H>(
+    stream: S,
+    peer: SocketAddr,
+    config: &config::Listen,
+    clock: Clock,
+    dice: Dice,
+    shutdown: Shutdown,
+    handler: H,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    H: Handler,
+{
+    let port = Arc::new(Port::new(config, None, clock, dice, handler));
+    let line = Line::Brought(Box::new(Box::pin(stream)));
+    let mut serving = pin!(entrance::run(line, peer, Arc::clone(&port)));
+    let drained = async {
+        shutdown.draining().await;
+        port.drain();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = &mut serving => {}
+        () = drained => {}
+        never = port.ticks.run() => match never {},
     }
 }
 

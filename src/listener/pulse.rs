@@ -225,7 +225,6 @@ impl Buf for Piece {
 }
 
 /// A stream whose frames are read along, and whose writes are noted.
-#[derive(Debug)]
 pub(super) struct Framed {
     stream: Line,
     pulse: Arc<Pulse>,

@@ -78,7 +78,7 @@ impl Server {
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
         let Setting { clock, dice, workers, mut given, .. } = setting;
         let upstreams =
-            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone())?;
+            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone(), None)?;
         ports::warn_of_roots(config, upstreams.roots());
         let (tls, port_dice) = (Tls::load(&config.listen)?, dice.clone());
         telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(tls.is_some()));
@@ -107,12 +107,7 @@ impl Server {
         let reload = Arc::new(Reload::new(config, parts));
         let admin = open_admin(config, given.admin, &reload, &telemetry, &shutdown)?;
         let pulse = workers.pulse(&shutdown);
-        let door = Door {
-            gateway: gateway.clone(),
-            telemetry: Arc::clone(&telemetry),
-            accept_failures: Arc::default(),
-            clock: clock.clone(),
-        };
+        let door = Door::new(gateway.clone(), Arc::clone(&telemetry), clock.clone());
         let offer = ports::offer(&config.listen, &sockets, admin.as_ref(), &shutdown)?;
         let listen = config.listen.clone();
         let ground = listener::Ground {
@@ -260,12 +255,19 @@ pub enum StartError {
 
 /// The gateway as the listener sees it.
 #[derive(Clone)]
-struct Door {
+pub(crate) struct Door {
     gateway: Current,
     /// Its metrics are those of every configuration.
     telemetry: Arc<Telemetry>,
     accept_failures: Arc<Rarely>,
     clock: Clock,
+}
+
+impl Door {
+    /// The door of `gateway`.
+    pub(crate) fn new(gateway: Current, telemetry: Arc<Telemetry>, clock: Clock) -> Self {
+        Self { gateway, telemetry, accept_failures: Arc::default(), clock }
+    }
 }
 
 impl Handler for Door {
@@ -318,20 +320,19 @@ impl Handler for Door {
     }
 }
 
-fn callers(config: &Config) -> Result<Callers, StartError> {
+pub(crate) fn callers(config: &Config) -> Result<Callers, StartError> {
     match config.caller.key().map_err(StartError::Key)? {
         Some(secret) => Ok(Callers::from_secret(&secret)),
         None => Callers::random().map_err(|error| StartError::Key(io::Error::other(error))),
     }
 }
 
-/// The places for connections, fewer than configured where open files allow no more.
 fn access(config: &Config) -> Result<Arc<RwLock<Access>>, StartError> {
     let pass = config.admin.token().map_err(StartError::Token)?.as_deref().map(Pass::of);
     Ok(Arc::new(RwLock::new(Access { pass, hosts: config.admin.hosts.clone() })))
 }
 
-fn telemetry(
+pub(crate) fn telemetry(
     config: &Config,
     callers: &Callers,
     setting: &Setting,

@@ -30,24 +30,27 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
+use super::dial::{Carrier, Dial, Way};
 use crate::clock::Dice;
 use crate::config;
 
 /// Opens connections, plain or with TLS, and tells which protocol was agreed on.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
-    transport: HttpsConnector<Tcp>,
+    transport: HttpsConnector<Way>,
     deadline: Duration,
     age: Duration,
     dice: Dice,
 }
 
 impl Connector {
-    /// A connector that trusts `roots` and keeps to the deadlines of `limits`.
+    /// A connector that trusts `roots` and keeps to the deadlines of `limits`. TCP's part is left to
+    /// `dial` where there is one.
     pub(super) fn new(
         limits: &config::Upstream,
         roots: RootCertStore,
         dice: Dice,
+        dial: Option<Dial>,
     ) -> Result<Self, SetupError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
@@ -59,7 +62,7 @@ impl Connector {
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Tcp::new(limits));
+            .wrap_connector(dial.map_or_else(|| Way::Tcp(Tcp::new(limits)), Way::Given));
         Ok(Self { transport, deadline: limits.connect, age: limits.age, dice })
     }
 }
@@ -111,7 +114,7 @@ impl ConnectError {
         error.downcast::<Self>().map_or_else(Self::Tls, |typed| *typed)
     }
 
-    fn from_tcp(error: impl Error + Send + Sync + 'static) -> Self {
+    pub(super) fn from_tcp(error: impl Error + Send + Sync + 'static) -> Self {
         if find::<Unresolved>(&error).is_some() {
             return Self::Resolve(Box::new(error));
         }
@@ -141,7 +144,7 @@ impl Span {
 /// An open connection that knows its [`Span`].
 #[derive(Debug)]
 pub(super) struct Line {
-    stream: MaybeHttpsStream<TokioIo<TcpStream>>,
+    stream: MaybeHttpsStream<Carrier>,
     span: Span,
 }
 
@@ -193,10 +196,10 @@ impl Write for Line {
 
 /// TCP with our socket options; its failures are typed.
 #[derive(Clone, Debug)]
-struct Tcp(HttpConnector<Resolver>);
+pub(super) struct Tcp(HttpConnector<Resolver>);
 
 impl Tcp {
-    fn new(limits: &config::Upstream) -> Self {
+    pub(super) fn new(limits: &config::Upstream) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
         http.enforce_http(false);
         http.set_nodelay(true);

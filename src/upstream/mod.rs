@@ -14,6 +14,7 @@
 mod body;
 mod connect;
 mod decode;
+mod dial;
 mod failure;
 pub mod fields;
 mod pool;
@@ -39,6 +40,7 @@ use self::body::{announced, read};
 use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
 pub use self::decode::{DecodeError, decode};
+pub use self::dial::Dial;
 use self::failure::NoHead;
 pub use self::failure::{Failure, Sent, UpstreamError};
 use self::pool::{client, retire, span};
@@ -143,8 +145,7 @@ struct Head {
 }
 
 impl Upstreams {
-    /// Clients for the `named` upstreams. Reads the system's roots and the CA file; connects to
-    /// nobody.
+    /// Clients for the `named` upstreams, to connect by `dial` or TCP. Reads roots and CA file only.
     ///
     /// # Errors
     /// When the CA file or a URL is unusable.
@@ -153,10 +154,11 @@ impl Upstreams {
         named: &BTreeMap<String, config::NamedUpstream>,
         clock: Clock,
         dice: Dice,
+        dial: Option<Dial>,
     ) -> Result<Self, SetupError> {
         let secure = named.values().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let (store, roots) = connect::trusted(secure, limits.ca_file.as_deref())?;
-        let connector = Connector::new(limits, store, dice)?;
+        let connector = Connector::new(limits, store, dice, dial)?;
         let origins = named.iter().map(|(name, upstream)| Origin::parse(name, &upstream.url));
         Ok(Self {
             names: named.keys().cloned().zip(0..).collect(),

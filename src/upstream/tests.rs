@@ -120,7 +120,7 @@ fn limits() -> config::Upstream {
 fn upstreams(url: &str, limits: &config::Upstream) -> Upstreams {
     let named = BTreeMap::from([("api".to_owned(), NamedUpstream { url: url.parse().unwrap() })]);
     let clock = Clock::steered(Duration::from_secs(1_000));
-    Upstreams::new(limits, &named, clock, Dice::seeded(1)).unwrap()
+    Upstreams::new(limits, &named, clock, Dice::seeded(1), None).unwrap()
 }
 
 fn toward(server: &Scripted, limits: &config::Upstream) -> Upstreams {
@@ -658,10 +658,10 @@ fn a_ca_file_without_certificates_is_a_mistake() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let limits = config::Upstream { ca_file: Some(file.path().to_owned()), ..limits() };
     let named = BTreeMap::new();
-    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
+    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1), None);
     assert!(matches!(made, Err(SetupError::NoCertificate { .. })));
     let limits = config::Upstream { ca_file: Some("/nonexistent".into()), ..limits };
-    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1));
+    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1), None);
     assert!(matches!(made, Err(SetupError::CaFile { .. })));
 }
 

@@ -4,6 +4,7 @@
 //! 1. Modules import downwards only, as the table below says.
 //! 2. Every file opens with `//!` and has at most 400 lines without its tests.
 //! 3. Nothing is unwrapped outside tests.
+//! 4. Each promise of SECURITY.md names what holds it, and each test that it names exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +63,7 @@ const GROUND_AND_NOUNS: &[&str] =
     &["alphabet", "caller", "clock", "config", "fields", "mask", "route", "shutdown"];
 
 /// Where everything is put together: they import whatever they need.
-const ROOTS: [&str; 5] = ["main", "lib", "server", "reload", "demo"];
+const ROOTS: [&str; 6] = ["main", "lib", "server", "portless", "reload", "demo"];
 
 /// Most lines of a file, its tests not counted.
 const LONGEST: usize = 400;
@@ -223,6 +224,49 @@ fn no_source_holds_a_sample_key_in_full() {
                 assert!(!shaped(rest), "{} holds a key", path.display());
             }
         }
+    }
+}
+
+/// The names of tests in a text: between backticks, in words joined by underscores.
+fn named_tests(text: &str) -> impl Iterator<Item = &str> {
+    let is_name = |name: &&str| {
+        let plain = |letter: u8| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        name.matches('_').count() >= 2 && name.bytes().all(plain)
+    };
+    text.split('`').skip(1).step_by(2).filter(is_name)
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let model = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut files = Vec::new();
+    for folder in ["src", "tests"] {
+        everything(&root.join(folder), &mut files);
+    }
+    let sources: Vec<String> =
+        files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let is_there = |name: &str| {
+        let head = format!("fn {name}()");
+        sources.iter().any(|source| source.contains(&head))
+    };
+    let missing: Vec<_> = named_tests(&model).filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(named_tests(&model).count() > 50, "the names were not found");
+}
+
+#[test]
+fn every_promise_of_the_threat_model_names_what_holds_it() {
+    let model = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SECURITY.md"));
+    let model = model.unwrap();
+    let rows =
+        model.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Promise"));
+    for row in rows {
+        let held_by = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        // What no test can hold: the compiler does, a check of CI does, or it is yet to come.
+        let otherwise = ["the compiler", "`.ci/deny`", "an operator's CI", "to come"];
+        let otherwise = otherwise.iter().any(|other| held_by.starts_with(other));
+        assert!(otherwise || named_tests(held_by).next().is_some(), "nothing holds: {row}");
     }
 }
 

@@ -16,6 +16,7 @@ mod masking;
 mod secrets;
 mod targets;
 mod vary;
+mod whole;
 
 use http::HeaderValue;
 
@@ -25,6 +26,7 @@ pub(crate) use directives::directives;
 pub(crate) use masking::masking;
 pub(crate) use targets::targets;
 pub(crate) use vary::vary;
+pub(crate) use whole::{clients, upstreams};
 
 /// Decisions drawn from bytes, one after the other; zeros when there are no more.
 struct Draw<'a>(&'a [u8]);
@@ -174,6 +176,16 @@ mod tests {
     #[test]
     fn every_seed_of_masking_holds() {
         replay("masking", masking);
+    }
+
+    #[test]
+    fn every_seed_of_clients_holds() {
+        replay("clients", clients);
+    }
+
+    #[test]
+    fn every_seed_of_upstreams_holds() {
+        replay("upstreams", upstreams);
     }
 
     #[test]

@@ -177,7 +177,7 @@ async fn wait(listener: &UnixListener, sockets: &[(&'static str, TcpListener)]) 
         match timeout(START, give(stream, sockets)).await {
             Ok(Ok(successor)) => return successor,
             Ok(Err(error)) => {
-                warn!(%error, "a new process did not take over; serving goes on here")
+                warn!(%error, "a new process did not take over; serving goes on here");
             }
             Err(_) => warn!("a new process took too long to take over; serving goes on here"),
         }

@@ -166,7 +166,7 @@ mod tests {
             async move {
                 let beat = async || {
                     if !turns {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                 };
                 let feeding = feed_watchdog(notifier, Some(Duration::from_secs(10)), beat);

@@ -58,15 +58,15 @@ impl Given {
         }
         let mut passed = ListenFd::from_env();
         let mut names = names.split(':');
-        let mut found = Vec::new();
+        let mut sockets = Vec::new();
         for index in 0..passed.len() {
             let name = names.next().unwrap_or_default();
             match passed.take_tcp_listener(index) {
-                Ok(socket) => found.extend(socket.map(|socket| (name, socket))),
+                Ok(socket) => sockets.extend(socket.map(|socket| (name, socket))),
                 Err(cause) => return Err(GivenError::Unusable { name: name.to_owned(), cause }),
             }
         }
-        Self::named(found)
+        Self::named(sockets)
     }
 
     /// Sockets by their names: `admin` for the operators' port, every other one is public.

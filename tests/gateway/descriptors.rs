@@ -5,6 +5,7 @@
 //! 2. An upstream that can't be connected to for want of descriptors is a 502 or 503, and recovers.
 //! 3. What the limits lower is said at the start; as many workers run as there are processors to run on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -12,11 +13,15 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::{Process, UNIT, Upstream, Wire, configuration, fetch, token};
 
-/// Leaves the process `spare` descriptors beyond those it has open.
+/// Leaves the process `spare` descriptors beyond those it has open: the limit is a number that none may
+/// reach, and the lowest free one is taken first.
 fn limit(gate: &Process, spare: usize) {
-    let open = fs::read_dir(format!("/proc/{}/fd", gate.pid())).unwrap().count();
-    // Descriptors are the lowest free numbers: there are no holes after a start.
-    set(gate, u64::try_from(open + spare).unwrap());
+    let open: BTreeSet<u64> = fs::read_dir(format!("/proc/{}/fd", gate.pid()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    let mut free = (0..).filter(|number| !open.contains(number));
+    set(gate, free.nth(spare).unwrap());
 }
 
 fn set(gate: &Process, most: u64) {

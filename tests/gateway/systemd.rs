@@ -141,9 +141,10 @@ async fn the_manager_is_told_of_readiness_reload_and_stop() {
         manager.set_nonblocking(true).unwrap();
         let manager = UnixDatagram::from_std(manager).unwrap();
         let env = [("NOTIFY_SOCKET", address)];
-        let gate = Process::run(&configuration(upstream.address(), ""), &env);
+        let mut gate = Process::run(&configuration(upstream.address(), ""), &env);
         assert!(next(&manager).await.starts_with("READY=1\nSTATUS="));
-        // It listens by now.
+        // It listens by now, and has said so; the pipe may be slower.
+        gate.logged("operators' port: /metrics").await;
         assert_eq!(fetch(gate.address(), "/nowhere", &[]).await.status, 404);
         gate.signal("HUP");
         assert!(next(&manager).await.starts_with("RELOADING=1\nMONOTONIC_USEC="));

@@ -16,6 +16,7 @@ mod connect;
 mod decode;
 mod failure;
 pub mod fields;
+pub mod guard;
 mod pool;
 #[cfg(test)]
 mod tests;

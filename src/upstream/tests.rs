@@ -112,8 +112,7 @@ fn limits() -> config::Upstream {
         max_fields: 100,
         idle: Duration::from_mins(1),
         age: Duration::from_mins(5),
-        allow_plain: Vec::new(),
-        ca_file: None,
+        ..config::Upstream::default()
     }
 }
 

@@ -265,6 +265,7 @@ fn telemetry(
         vocabulary: Vocabulary {
             errors: Error::CODES.to_vec(),
             upstream_errors: [&UpstreamError::KINDS[..], &[ANSWERED_5XX]].concat(),
+            upstream_refused: crate::gateway::reasons_not_to_ask(),
             not_stored: crate::cache::policy::NotStored::ALL
                 .iter()
                 .map(|reason| reason.as_str())
@@ -312,14 +313,19 @@ fn open_admin(
     };
     let shutdown = shutdown.clone();
     let (cache, limits, flights) = (gateway.clone(), gateway.clone(), gateway.clone());
+    let upstreams = gateway.clone();
     let probes = Probes {
         readiness: Box::new(move || Readiness {
             // This port opens after the public one is bound.
             listening: true,
             draining: shutdown.phase() != Phase::Running,
             masking,
-            details: vec![("fetches under way".to_owned(), flights.flights().to_string())],
+            details: [("fetches under way".to_owned(), flights.flights().to_string())]
+                .into_iter()
+                .chain(flights.upstreams_told())
+                .collect(),
         }),
+        upstreams: Box::new(move || upstreams.measure_upstreams()),
         cache: Box::new(move || cache.cache_sizes()),
         limiter_keys: Box::new(move |limiter| limits.limiter_keys(limiter)),
     };

@@ -10,8 +10,9 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use super::{
-    AccessLog, Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Invalidates, Lane, Level, Limits, Listen,
-    Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
+    AccessLog, Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Invalidates, Lane,
+    Level, Limits, Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route,
+    Secrets, Shutdown, Upstream,
 };
 
 impl Default for Config {

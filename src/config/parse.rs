@@ -17,8 +17,8 @@ use super::syntax;
 use super::value;
 use super::walk::Walk;
 use super::{
-    Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Invalidates, Lane, Limits, Listen, Log,
-    NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
+    Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Invalidates, Lane, Limits,
+    Listen, Log, NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
 };
 
 /// Reads and checks `text`; `files` checks the files that the configuration names.

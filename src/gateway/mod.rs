@@ -9,7 +9,7 @@
 //! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
 //! [`plan`] (what follows from a route's configuration), [`inbound`] and [`asked`] (the request as it
 //! came, and once it has found its route),
-//! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
+//! [`fetch`], [`exchange`] and [`landing`] (a flight, its asking, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
 //! [`account`] and [`observe`] (what is told of it); [`session`] (what a connection is remembered by); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
@@ -41,8 +41,9 @@ use crate::listener::Ahead;
 use crate::mask::{Bodies, Masker};
 use crate::route::{Match, Routes};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Cause, Telemetry};
+use crate::telemetry::{Cause, Telemetry};
 use crate::upstream::Upstreams;
+use crate::upstream::guard::Guards;
 
 use account::Account;
 use asked::Asked;
@@ -56,6 +57,7 @@ mod account;
 mod asked;
 mod compose;
 mod effect;
+mod exchange;
 mod fetch;
 mod forward;
 mod head;
@@ -71,9 +73,9 @@ mod reply;
 mod session;
 mod values;
 
-pub use fetch::ANSWERED_5XX;
+pub use exchange::ANSWERED_5XX;
 pub use inbound::Payload;
-pub use observe::unproven_reasons;
+pub use observe::{reasons_not_to_ask, unproven_reasons};
 pub use session::Session;
 
 /// The gateway (RFC 9110 §3.7); clones share it.
@@ -97,6 +99,7 @@ struct Shared {
     bodies: Bodies,
     flights: Flights<Landing, Arc<Interim>>,
     upstreams: Upstreams,
+    guards: Guards,
     telemetry: Arc<Telemetry>,
     clock: Clock,
     dice: Dice,
@@ -140,6 +143,8 @@ impl Gateway {
         let rates: Vec<_> = config.routes.iter().map(|route| route.rate).collect();
         let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
         let via = config.listen.via.clone();
+        let guards =
+            Guards::new(&config.upstream, config.limits.keys, &clock, &dice, upstreams.len());
         Self(Arc::new(Shared {
             routes,
             plans,
@@ -154,9 +159,10 @@ impl Gateway {
             body_cap: config.upstream.max_body,
             body_time: config.listen.body,
             // A flight ends by its own deadlines; this is the net below them.
-            patience: config.upstream.total + lane + Duration::from_secs(1),
+            patience: config.upstream.total + lane + config.upstream.queue + Duration::from_secs(1),
             callers,
             upstreams,
+            guards,
             telemetry,
             clock,
             dice,
@@ -177,17 +183,6 @@ impl Gateway {
     /// How many fetches are under way.
     pub fn flights(&self) -> usize {
         self.0.flights.len()
-    }
-
-    /// How many keys one of its limiters holds.
-    pub fn limiter_keys(&self, limiter: telemetry::Limiter) -> usize {
-        let sizes = self.0.limits.sizes();
-        match limiter {
-            telemetry::Limiter::Peer => sizes.peers,
-            telemetry::Limiter::Caller => sizes.callers,
-            telemetry::Limiter::Upstream => sizes.upstream,
-            telemetry::Limiter::Lane => sizes.known,
-        }
     }
 
     /// Whether its masker leaves no secret in a sample of its own.

@@ -20,7 +20,6 @@ use std::time::Duration;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
@@ -30,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
+use super::names::{Memory, Resolver, Unresolved};
 use crate::clock::Dice;
 use crate::config;
 
@@ -47,6 +47,7 @@ impl Connector {
     pub(super) fn new(
         limits: &config::Upstream,
         roots: RootCertStore,
+        names: Memory,
         dice: Dice,
     ) -> Result<Self, SetupError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -59,7 +60,7 @@ impl Connector {
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Tcp::new(limits));
+            .wrap_connector(Tcp::new(limits, Resolver::new(limits.connect / 2, names)));
         Ok(Self { transport, deadline: limits.connect, age: limits.age, dice })
     }
 }
@@ -196,8 +197,8 @@ impl Write for Line {
 struct Tcp(HttpConnector<Resolver>);
 
 impl Tcp {
-    fn new(limits: &config::Upstream) -> Self {
-        let mut http = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+    fn new(limits: &config::Upstream, resolver: Resolver) -> Self {
+        let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(limits.connect));
@@ -225,29 +226,6 @@ impl Service<Uri> for Tcp {
         Box::pin(async move { connecting.await.map_err(ConnectError::from_tcp) })
     }
 }
-
-/// The system's resolver; its failures are typed.
-#[derive(Clone, Debug)]
-struct Resolver(GaiResolver);
-
-impl Service<Name> for Resolver {
-    type Response = GaiAddrs;
-    type Error = Unresolved;
-    type Future = Pin<Box<dyn Future<Output = Result<GaiAddrs, Unresolved>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
-        self.0.poll_ready(cx).map_err(Unresolved)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let resolving = self.0.call(name);
-        Box::pin(async move { resolving.await.map_err(Unresolved) })
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("name resolution failed")]
-struct Unresolved(#[source] io::Error);
 
 /// Whom the gateway trusts as upstreams' certificate authorities: how many of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

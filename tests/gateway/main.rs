@@ -13,6 +13,7 @@ mod coalescing;
 mod config;
 mod drain;
 mod framing;
+mod guard;
 mod hits;
 mod house;
 mod interim;

@@ -45,8 +45,14 @@ pub enum State {
 }
 
 impl State {
-    /// Every state, in the order of its number in the metric.
-    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+    /// Its number in the metric.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -94,9 +100,8 @@ impl Breaker {
     /// Whether [`Self::admit`] would refuse at `now`; changes nothing.
     pub(super) fn look(&self, now: Duration) -> Result<(), Duration> {
         match &self.state {
-            Inner::Closed { .. } => Ok(()),
             Inner::Open { until } if now < *until => Err(until.saturating_sub(now)),
-            Inner::Open { .. } => Ok(()),
+            Inner::Closed { .. } | Inner::Open { .. } => Ok(()),
             Inner::HalfOpen { probes, latest } => {
                 let next = latest.saturating_add(NEXT_PROBE);
                 if *probes < PROBES || now >= next { Ok(()) } else { Err(next.saturating_sub(now)) }
@@ -117,7 +122,13 @@ impl Breaker {
     }
 
     /// An exchange that was let through has ended; says whether that opened or closed the breaker.
-    pub(super) fn ended(&mut self, leave: Leave, pair: Pair, health: Health, now: Duration) -> bool {
+    pub(super) fn ended(
+        &mut self,
+        leave: Leave,
+        pair: Pair,
+        health: Health,
+        now: Duration,
+    ) -> bool {
         match &mut self.state {
             Inner::Closed { window, .. } => {
                 // What began before it opened and ends after it closed says nothing new of an illness.
@@ -239,7 +250,7 @@ mod tests {
             end(&mut breaker, pair(1, key), Health::Well, at(0));
         }
         for key in 30..59 {
-            end(&mut breaker, pair(key as u8, key), Health::Ill, at(1));
+            end(&mut breaker, pair(key, key.into()), Health::Ill, at(1));
         }
         assert_eq!(breaker.state(at(1)), State::Closed);
         end(&mut breaker, pair(60, 60), Health::Ill, at(1));

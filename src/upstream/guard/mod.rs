@@ -36,13 +36,13 @@ use crate::config;
 pub struct Guards(Vec<Arc<Guard>>);
 
 impl Guards {
-    /// So many guards; each remembers `callers` at most.
+    /// A guard for each of so many upstreams; each remembers `callers` at most.
     pub fn new(
         limits: &config::Upstream,
-        upstreams: usize,
         callers: usize,
         clock: &Clock,
         dice: &Dice,
+        upstreams: usize,
     ) -> Self {
         let guard = || {
             let breaker = limits.breaker.map(|rule| Mutex::new(Breaker::new(rule, dice.clone())));
@@ -97,6 +97,9 @@ pub enum Why {
 }
 
 impl Why {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Open, Self::HeldBack, Self::Busy];
+
     /// The stable label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -271,6 +274,7 @@ fn health_after(error: &UpstreamError) -> Health {
         | UpstreamError::Protocol
         | UpstreamError::Status
         | UpstreamError::TooLarge
+        | UpstreamError::Memory
         | UpstreamError::TooManyFields
         | UpstreamError::Truncated
         | UpstreamError::Coding(_) => Health::Unknown,

@@ -84,10 +84,10 @@ impl Queue {
             if wait.is_zero() {
                 return Err(Full);
             }
-            let (number, called) = inner.line_up(caller).ok_or(Full)?;
-            Ticket { queue: self, caller, number, called }
+            let (number, heard) = inner.line_up(caller).ok_or(Full)?;
+            Ticket { queue: self, caller, number, heard }
         };
-        match timeout(wait, &mut ticket.called).await {
+        match timeout(wait, &mut ticket.heard).await {
             Ok(Ok(())) => Ok(Place(Arc::clone(self))),
             // Too late, or another caller needed the place in the queue more.
             Ok(Err(_)) | Err(_) => Err(Full),
@@ -129,7 +129,7 @@ impl Inner {
             })?;
             self.step_out(longest, last);
         }
-        let (call, called) = oneshot::channel();
+        let (call, heard) = oneshot::channel();
         let number = self.next;
         self.next += 1;
         let line = self.lines.entry(caller).or_default();
@@ -138,7 +138,7 @@ impl Inner {
         }
         line.push_back(Waiting { number, call });
         self.queued += 1;
-        Some((number, called))
+        Some((number, heard))
     }
 
     /// Takes somebody out of the queue; says whether he was there.
@@ -196,14 +196,14 @@ struct Ticket<'q> {
     queue: &'q Arc<Queue>,
     caller: Option<CallerId>,
     number: u64,
-    called: oneshot::Receiver<()>,
+    heard: oneshot::Receiver<()>,
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let mut inner = self.queue.0.lock();
         // Called, and gone before it heard: the place goes to the next.
-        if !inner.step_out(self.caller, self.number) && self.called.try_recv().is_ok() {
+        if !inner.step_out(self.caller, self.number) && self.heard.try_recv().is_ok() {
             inner.in_flight -= 1;
             inner.call();
         }
@@ -229,14 +229,14 @@ mod tests {
         Arc::new(Queue::new(Some(Pace::new(bounds))))
     }
 
-    fn caller(n: u8) -> Option<CallerId> {
-        Some(CallerId::from_bytes([n; 32]))
+    fn caller(n: u8) -> CallerId {
+        CallerId::from_bytes([n; 32])
     }
 
     type Wait<'q> = Pin<Box<dyn Future<Output = Result<Place, Full>> + 'q>>;
 
     fn line_up(queue: &Arc<Queue>, who: u8) -> Wait<'_> {
-        let mut wait: Wait<'_> = Box::pin(queue.enter(caller(who), LONG));
+        let mut wait: Wait<'_> = Box::pin(queue.enter(Some(caller(who)), LONG));
         assert!(poll(&mut wait).is_none(), "it did not have to wait");
         wait
     }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn at_once(queue: &Arc<Queue>) -> Option<Place> {
-        let wait = pin!(queue.enter(caller(0), Duration::ZERO));
+        let wait = pin!(queue.enter(Some(caller(0)), Duration::ZERO));
         match wait.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => result.ok(),
             Poll::Pending => unreachable!("nobody waits for no time"),
@@ -281,12 +281,14 @@ mod tests {
         let mut served = Vec::new();
         while !waits.is_empty() {
             drop(out);
-            let found = waits.iter_mut().enumerate().find_map(|(at, (who, wait))| {
-                poll(wait).map(|result| (at, *who, result.unwrap()))
-            });
+            let found = waits
+                .iter_mut()
+                .enumerate()
+                .find_map(|(at, (who, wait))| poll(wait).map(|result| (at, *who, result.unwrap())));
             let (at, who, place) = found.expect("somebody is called");
             drop(waits.remove(at));
-            (out, _) = (place, served.push(who));
+            served.push(who);
+            out = place;
         }
         assert_eq!(served, [1, 2, 3, 1, 2, 1, 1]);
     }
@@ -295,8 +297,7 @@ mod tests {
     async fn who_gives_up_holds_up_nobody_also_when_just_called() {
         let queue = queue(1);
         let out = at_once(&queue).unwrap();
-        let (gone, called, mut next) =
-            (line_up(&queue, 1), line_up(&queue, 1), line_up(&queue, 2));
+        let (gone, called, mut next) = (line_up(&queue, 1), line_up(&queue, 1), line_up(&queue, 2));
         drop(gone);
         assert_eq!(counts(&queue), (1, 2));
         drop(out);
@@ -313,7 +314,7 @@ mod tests {
         let queue = queue(1);
         let out = at_once(&queue).unwrap();
         let began = tokio::time::Instant::now();
-        let refused = queue.enter(caller(1), Duration::from_secs(3)).await;
+        let refused = queue.enter(Some(caller(1)), Duration::from_secs(3)).await;
         assert_eq!(refused.err(), Some(Full));
         assert_eq!(began.elapsed(), Duration::from_secs(3));
         assert_eq!(counts(&queue), (1, 0));
@@ -325,7 +326,7 @@ mod tests {
         let queue = queue(1);
         let out = at_once(&queue).unwrap();
         let mut noisy: Vec<_> = (0..MOST_WAITING).map(|_| line_up(&queue, 1)).collect();
-        let mut more: Wait<'_> = Box::pin(queue.enter(caller(1), LONG));
+        let mut more: Wait<'_> = Box::pin(queue.enter(Some(caller(1)), LONG));
         assert_eq!(poll(&mut more).unwrap().err(), Some(Full), "no more of the same");
         let mut quiet = line_up(&queue, 2);
         let mut last = noisy.pop().unwrap();

@@ -66,8 +66,7 @@ impl Window {
         let failed = self.outcomes.iter().filter(|(_, failed)| **failed);
         let mut failed = failed.map(|(pair, _)| part(pair));
         let Some(first) = failed.next() else { return false };
-        failed.any(|other| other != first)
-            || self.outcomes.keys().all(|pair| part(pair) == first)
+        failed.any(|other| other != first) || self.outcomes.keys().all(|pair| part(pair) == first)
     }
 }
 

@@ -305,3 +305,30 @@ const AGE_JITTER: f64 = 0.25;
 
 /// Silence after which the kernel probes a connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Nobody listens at the first two.
+        let addresses = [2, 3, 1].map(|last| SocketAddr::from(([127, 0, 0, last], 0)));
+        let script =
+            move || -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
+                Box::pin(async move { Ok(addresses.to_vec()) })
+            };
+        let resolver = Resolver::scripted(Duration::from_secs(1), Arc::new(script));
+        let mut tcp = Tcp::new(&config::Upstream::default(), resolver);
+        let uri = format!("http://api.test:{port}").parse().unwrap();
+        let (stream, accepted) = tokio::join!(tcp.call(uri), listener.accept());
+        assert_eq!(stream.unwrap().inner().peer_addr().unwrap().port(), port);
+        accepted.unwrap();
+    }
+}

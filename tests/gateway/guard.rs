@@ -359,23 +359,19 @@ async fn who_finds_no_place_in_time_is_told_when_to_come_back_or_gets_the_stale_
 }
 
 #[tokio::test]
-async fn without_a_limit_and_by_default_a_thousand_are_with_the_upstream_at_once() {
+async fn by_default_and_without_a_limit_a_crowd_is_with_the_upstream_at_once() {
     let defaults: fn(&mut Config) = |_| ();
     let off: fn(&mut Config) = |config| config.upstream.concurrency = None;
     for change in [defaults, off] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, |config| {
-            config.limits.lane = None;
-            config.limits.caller_upstream = None;
-            change(config);
-        });
+        let gate = Gate::start(&upstream, change);
         let alice = gate.client("alice");
-        let held: Vec<_> = (0..1_000).map(|_| upstream.hold()).collect();
+        let held: Vec<_> = (0..60).map(|_| upstream.hold()).collect();
         let mut pending = Vec::new();
-        for n in 0..1_000 {
+        for n in 0..60 {
             pending.push(alice.enter(Ask::get(&unit(n))).await);
         }
-        upstream.arrived(1_000).await;
+        upstream.arrived(60).await;
         held.into_iter().for_each(crate::support::Held::release);
         for pending in pending {
             assert_eq!(pending.reply().await.status, 200);
@@ -461,4 +457,103 @@ async fn a_failing_refresh_never_evicts_a_good_entry() {
         let later = alice.enter(Ask::get(UNIT)).await.reply().await;
         assert_eq!((later.status, later.text()), (200, list(MASK, "Be kind.").as_str()));
     }
+}
+
+/// A listener whose backlog is full: a further connection gets no answer at all.
+#[cfg(target_os = "linux")]
+async fn black_hole() -> (socket2::Socket, Vec<tokio::net::TcpStream>) {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut crowd = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(address))
+            .await
+    {
+        crowd.push(stream);
+        assert!(crowd.len() < 100, "the backlog has no end");
+    }
+    (socket, crowd)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_black_hole_is_504_within_the_connect_deadline_and_then_left_alone() {
+    let (hole, _crowd) = black_hole().await;
+    let address = hole.local_addr().unwrap().as_socket().unwrap();
+    let gate = Gate::before(address, |config| config.upstream.connect = Duration::from_millis(300));
+    let alice = gate.client("alice");
+    let begun = tokio::time::Instant::now();
+    let mut pending = Vec::new();
+    for n in 0..20 {
+        pending.push(alice.enter(Ask::get(&unit(n))).await);
+    }
+    for pending in pending {
+        assert_eq!(pending.reply().await.code(), "upstream_timeout");
+    }
+    assert!(begun.elapsed() < secs(8), "the connect deadline ended them, not a later one");
+    assert_eq!(gate.metric("upstream_errors_total", &["connect_timeout"]), 20.0);
+    assert_refused(&alice.get(&unit(99)).await, 503, "upstream_open");
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_fails_is_502_and_counts_as_a_failure_of_the_upstream() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((mut stream, _peer)) = listener.accept().await {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"I speak no TLS\r\n").await.ok();
+        }
+    });
+    let gate = Gate::before(address, |config| {
+        let url: http::Uri = format!("https://{address}").parse().unwrap();
+        config.upstreams.get_mut("converflow").unwrap().url = url;
+    });
+    let alice = gate.client("alice");
+    for reply in ask_for(&alice, 0..20).await {
+        assert_eq!((reply.status, reply.code().as_str()), (502, "upstream_unreachable"));
+    }
+    assert_eq!(gate.metric("upstream_errors_total", &["\"tls\""]), 20.0);
+    assert_refused(&alice.get(&unit(99)).await, 503, "upstream_open");
+}
+
+#[tokio::test]
+async fn the_limit_follows_the_upstreams_latency_and_comes_back() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, places(2, 20));
+    let alice = gate.client("alice");
+    let mut round = 0;
+    let mut second = async |latency: Duration| {
+        round += 1;
+        let held: Vec<_> = (0..20).map(|_| upstream.hold()).collect();
+        let mut pending = Vec::new();
+        for n in 0..20 {
+            pending.push(alice.enter(Ask::get(&unit(round * 100 + n))).await);
+        }
+        let most = gate.scraped("upstream_limit", &["converflow"]).await;
+        upstream.arrived((round - 1) * 20 + (most as usize).min(20)).await;
+        gate.advance(latency);
+        held.into_iter().for_each(crate::support::Held::release);
+        for pending in pending {
+            assert_eq!(pending.reply().await.status, 200);
+        }
+        gate.advance(secs(1));
+        gate.scraped("upstream_limit", &["converflow"]).await
+    };
+    for _ in 0..4 {
+        assert_eq!(second(Duration::from_millis(10)).await, 20.0);
+    }
+    let mut lowered = 20.0;
+    for _ in 0..4 {
+        lowered = second(secs(2)).await;
+    }
+    assert!(lowered < 20.0, "{lowered}");
+    for _ in 0..20 {
+        second(Duration::from_millis(10)).await;
+    }
+    assert_eq!(second(Duration::from_millis(10)).await, 20.0);
 }

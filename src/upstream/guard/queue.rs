@@ -339,6 +339,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn by_default_a_thousand_have_a_place_at_once() {
+        let bounds = config::Upstream::default().concurrency.unwrap();
+        let queue = Arc::new(Queue::new(Some(Pace::new(bounds))));
+        let places: Vec<_> = (0..1_000).map(|_| at_once(&queue).unwrap()).collect();
+        assert!(at_once(&queue).is_none());
+        drop(places);
+    }
+
+    #[tokio::test]
     async fn without_a_pace_nobody_waits() {
         let queue = Arc::new(Queue::new(None));
         let places: Vec<_> = (0..10_000).map(|_| at_once(&queue).unwrap()).collect();

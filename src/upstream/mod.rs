@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -243,11 +244,10 @@ impl Upstreams {
         };
         trip.head_at = head.at;
         let (parts, incoming) = head.response.into_parts();
-        let (status, fields) = (parts.status, parts.headers);
         let mut share = Share::default();
-        let read =
-            self.body(&ask.method, status, &fields, incoming, &head.line, total, &mut share).await;
+        let read = self.body(&ask.method, &parts, incoming, &head.line, total, &mut share).await;
         trip.done_at = self.clock.now();
+        let (status, fields) = (parts.status, parts.headers);
         let refusal = status.is_client_error() || status.is_server_error();
         match read {
             Ok(body) => Ok(Answer { status, fields, body, broken: None, trip, share }),
@@ -347,13 +347,13 @@ impl Upstreams {
     async fn body(
         &self,
         method: &Method,
-        status: StatusCode,
-        fields: &HeaderMap,
+        parts: &Parts,
         incoming: Incoming,
         line: &CaptureConnection,
         total: Instant,
         share: &mut Share,
     ) -> Result<Bytes, UpstreamError> {
+        let (status, fields) = (parts.status, &parts.headers);
         // RFC 9110 §15.2.2: 101 answers an Upgrade, and none is ever sent.
         if status.is_informational() || status.as_u16() > 599 {
             return Err(UpstreamError::Status);

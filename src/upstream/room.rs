@@ -7,6 +7,10 @@
 //!    other for ever.
 //! 3. A share comes back when it is dropped, also by an exchange that was given up.
 //!
+//! What is decoded is reckoned at four times what came, and `upstream.max_body` at most. Where it grows
+//! further, that is memory beyond the bound: at most `upstream.max_body` for each thread, since decoding
+//! does not wait. A body of no announced length may hold twice its share while it grows.
+//!
 //! *Why not* count what is there already: a body announced at 8 MiB is reserved whole before it is read,
 //! so that it fails before and not after most of it was sent.
 

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use unitgate::config::{Concurrency, Config};
+use unitgate::config::{Concurrency, Config, Rate};
 
 use crate::support::{
     Answer, Ask, Client, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs,
@@ -238,6 +238,20 @@ async fn a_429_holds_back_its_callers_misses_and_nobody_elses() {
     assert_eq!(bob.get(&unit(2)).await.status, 200);
     gate.advance(secs(4));
     assert_eq!(alice.get(&unit(2)).await.status, 200);
+}
+
+#[tokio::test]
+async fn whom_the_guard_refuses_pays_nothing_for_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        config.limits.caller_upstream = Some(Rate { per_second: 1, burst: 2 });
+    });
+    let alice = gate.client("alice");
+    upstream.next(busy("7"));
+    alice.get(UNIT).await;
+    for _ in 0..5 {
+        assert_refused(&alice.get(UNIT).await, 429, "upstream_throttled");
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@
 //! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made; [`fields`]: rules of any message); [`caller`]: token → digest; [`limit`]: who may ask how often.
 //! 3. [`mask`]: the only maker of bytes that may be stored or sent.
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
-//! 5. [`upstream`]: one exchange, its deadlines and caps; [`error`]: every refusal in one table.
+//! 5. [`upstream`]: one exchange, its deadlines and caps, and in `guard` whether it is begun; [`error`]: every refusal in one table.
 //! 6. [`telemetry`] and [`admin`]: what operators see; [`listener`]: connections; [`config`]: what they decide.
 //! 7. [`server`] puts them together, [`portless`] does so without sockets, [`reload`] changes them under traffic; [`clock`] and [`shutdown`]: time, chance, and the way to the end; [`handover`] and [`systemd`]: the process before and after this one, and who starts it; [`machine`]: what there is room for; [`demo`]: a tour with real requests.
 

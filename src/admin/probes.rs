@@ -13,6 +13,8 @@ use crate::telemetry::{Eviction, Label, Limiter, Metrics};
 pub struct Probes {
     /// Whether new requests are welcome.
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// Brings the metrics of the upstreams up to date.
+    pub upstreams: Box<dyn Fn() + Send + Sync>,
     /// What the cache holds.
     pub cache: Box<dyn Fn() -> cache::Sizes + Send + Sync>,
     /// How many keys a limiter holds.
@@ -22,6 +24,7 @@ pub struct Probes {
 impl Probes {
     /// Brings the metrics up to date that are not counted as things happen.
     pub fn measure(&self, metrics: &Metrics) {
+        (self.upstreams)();
         let cache = (self.cache)();
         metrics.cache_entries.set(signed(cache.entries));
         metrics.cache_bytes.set(signed(cache.bytes));

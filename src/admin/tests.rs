@@ -54,6 +54,7 @@ fn changing(readiness: Arc<Mutex<Readiness>>, changes: Changes) -> Admin {
     };
     let probes = Probes {
         readiness: Box::new(move || readiness.lock().clone()),
+        upstreams: Box::new(|| ()),
         cache: Box::new(move || sizes),
         limiter_keys: Box::new(|limiter| 10 + limiter.index()),
     };

@@ -12,7 +12,7 @@ use http::{Method, Uri};
 
 use super::fault::Fault;
 use super::syntax;
-use super::value::show_duration;
+use super::value::{show_duration, show_size};
 use super::walk::Walk;
 use super::{CallerMode, Config, ForwardMode, Invalidates, Route, SecretsMode};
 
@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
     addresses(config, walk);
     proxies(config, walk);
     deadlines(config, walk);
+    buffers(config, walk);
     secrets(config, walk);
     allowed_plain(config, walk);
     unused_upstreams(config, walk);
@@ -262,6 +263,18 @@ fn deadlines(config: &Config, walk: &mut Walk<'_>) {
     let total = ("upstream.total", upstream.total);
     within(("upstream.first_byte", upstream.first_byte), total);
     within(("shutdown.delay", shutdown.delay), ("shutdown.deadline", shutdown.deadline));
+}
+
+/// The largest body fits the memory for all of them.
+fn buffers(config: &Config, walk: &mut Walk<'_>) {
+    let upstream = &config.upstream;
+    if upstream.max_body > upstream.max_buffered {
+        let (body, all) =
+            (show_size(upstream.max_body.into()), show_size(upstream.max_buffered.into()));
+        let problem = format!("upstream.max_body ({body}) is above upstream.max_buffered ({all})");
+        let remedy = "raise max_buffered to some times max_body, or lower max_body";
+        walk.clash(&["upstream.max_body", "upstream.max_buffered"], Fault::new(problem, remedy));
+    }
 }
 
 fn secrets(config: &Config, walk: &mut Walk<'_>) {

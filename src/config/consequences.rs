@@ -106,6 +106,16 @@ fn limits(config: &Config, told: &mut Vec<String>) {
             limits.lane.is_none(),
             "guessed tokens can take all of the upstream's capacity",
         ),
+        (
+            "upstream.breaker",
+            config.upstream.breaker.is_none(),
+            "each miss waits for a dead upstream until its deadline",
+        ),
+        (
+            "upstream.concurrency",
+            config.upstream.concurrency.is_none(),
+            "misses go upstream without a bound on how many at once",
+        ),
     ];
     for (key, off, follows) in states {
         if off {

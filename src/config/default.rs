@@ -10,9 +10,9 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use super::{
-    AccessLog, Admin, Cache, CachePolicy, Caller, Config, Http2, Invalidates, Lane, Level, Limits,
-    Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route, Secrets, Shutdown,
-    Upstream,
+    AccessLog, Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Http2, Invalidates,
+    Lane, Level, Limits, Listen, Log, LogFormat, LogOutput, LogTarget, NamedUpstream, Rate, Route,
+    Secrets, Shutdown, Upstream,
 };
 
 impl Default for Config {
@@ -134,6 +134,17 @@ impl Default for Upstream {
             max_fields: 100,
             idle: Duration::from_secs(4),
             age: Duration::from_mins(5),
+            breaker: Some(Breaker {
+                failures: 0.5,
+                of: 20,
+                window: Duration::from_secs(10),
+                open: Duration::from_secs(5),
+            }),
+            hold_back: Duration::from_mins(1),
+            concurrency: Some(Concurrency { least: 50, most: 1000 }),
+            queue: Duration::from_secs(3),
+            retries: 0.2,
+            max_buffered: 64 << 20,
             allow_plain: Vec::new(),
             ca_file: None,
         }

@@ -270,8 +270,30 @@ pub struct Limits {
     pub request_body: usize,
 }
 
+/// When a circuit breaker opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    /// Share of failures at which it opens, above 0 and at most 1.
+    pub failures: f64,
+    /// Fewer outcomes than these open nothing; each caller and key is counted once.
+    pub of: usize,
+    /// How long an outcome counts.
+    pub window: Duration,
+    /// Longest time it stays open before it is probed; a fifth of that at first.
+    pub open: Duration,
+}
+
+/// Bounds of the exchanges under way with one upstream; between them its latency decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// As many are let through at least.
+    pub least: usize,
+    /// As many at most, at first too.
+    pub most: usize,
+}
+
 /// `[upstream]`: deadlines and caps toward upstreams.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Name resolution, TCP and TLS together.
     pub connect: Duration,
@@ -287,6 +309,18 @@ pub struct Upstream {
     pub idle: Duration,
     /// Oldest a pooled connection may grow, shortened at random by up to a quarter.
     pub age: Duration,
+    /// The circuit breaker of each upstream; `None` = off.
+    pub breaker: Option<Breaker>,
+    /// Longest time that a 429 of an upstream is heeded; 0 = not at all.
+    pub hold_back: Duration,
+    /// Exchanges under way with each upstream; `None` = any number.
+    pub concurrency: Option<Concurrency>,
+    /// Longest wait for a place or for memory; 0 = none.
+    pub queue: Duration,
+    /// Unseen retries as a share of the requests of the last 10 s, 0 to 1; 0 = none.
+    pub retries: f64,
+    /// Most bytes of answers' bodies under way at once.
+    pub max_buffered: usize,
     /// Names of upstreams that may be asked over `http://` off loopback although tokens cross in the clear.
     pub allow_plain: Vec<String>,
     /// Extra trusted CA certificates, PEM; the system's roots stay trusted.

@@ -17,8 +17,8 @@ use super::syntax;
 use super::value;
 use super::walk::Walk;
 use super::{
-    Admin, Cache, CachePolicy, Caller, Config, Invalidates, Lane, Limits, Listen, Log,
-    NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
+    Admin, Breaker, Cache, CachePolicy, Caller, Concurrency, Config, Invalidates, Lane, Limits,
+    Listen, Log, NamedUpstream, Rate, Route, Secrets, Shutdown, Upstream,
 };
 
 /// Reads and checks `text`; `files` checks the files that the configuration names.
@@ -186,10 +186,37 @@ fn upstream(mut section: Section<'_, '_>) -> Upstream {
     section.read("max_fields", &mut upstream.max_fields, value::count(1..=4096));
     section.read("idle", &mut upstream.idle, value::timeout);
     section.read("age", &mut upstream.age, value::timeout);
+    section.group("breaker", "off", BREAKER, &mut upstream.breaker, breaker);
+    section.read("hold_back", &mut upstream.hold_back, value::wait);
+    section.group("concurrency", "off", CONCURRENCY, &mut upstream.concurrency, concurrency);
+    section.read("queue", &mut upstream.queue, value::wait);
+    section.read("retries", &mut upstream.retries, value::share);
+    section.read("max_buffered", &mut upstream.max_buffered, value::size(1..=1024 * GIB));
     section.read("allow_plain", &mut upstream.allow_plain, value::list(syntax::label));
     section.read("ca_file", &mut upstream.ca_file, syntax::path);
     section.close();
     upstream
+}
+
+fn breaker(section: &mut Section<'_, '_>) -> Option<Breaker> {
+    let failures = section.require("failures", BREAKER, value::some_share);
+    let of = section.require("of", BREAKER, value::count(1..=1000));
+    let window = section.require("window", BREAKER, value::timeout);
+    let open = section.require("open", BREAKER, value::timeout);
+    Some(Breaker { failures: failures?, of: of?, window: window?, open: open? })
+}
+
+fn concurrency(section: &mut Section<'_, '_>) -> Option<Concurrency> {
+    let least = section.require("least", CONCURRENCY, value::count(1..=1_000_000))?;
+    let most = section.require("most", CONCURRENCY, value::count(1..=1_000_000))?;
+    if least > most {
+        section.fault(Fault::new(
+            format!("least = {least} is above most = {most}"),
+            "let least be at most most",
+        ));
+        return None;
+    }
+    Some(Concurrency { least, most })
 }
 
 /// The shipped upstreams, each replaced by one of its name, and those that are added.
@@ -307,4 +334,6 @@ const GIB: usize = 1 << 30;
 const TIB: u64 = 1 << 40;
 const RATE: &str = "{ per_second = 1000, burst = 2000 }";
 const LANE: &str = "{ in_flight = 256, wait = \"2s\" }";
+const BREAKER: &str = "{ failures = \"50%\", of = 20, window = \"10s\", open = \"5s\" }";
+const CONCURRENCY: &str = "{ least = 50, most = 1000 }";
 const INVALIDATES: &str = "{ member = \"unitId\", family = \"calcom\" }";

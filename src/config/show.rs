@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::names::Named;
 use super::value::{quote, show_duration, show_percent, show_size};
-use super::{AccessLog, CachePolicy, Config, Lane, Methods, Rate, Route};
+use super::{AccessLog, Breaker, CachePolicy, Concurrency, Config, Lane, Methods, Rate, Route};
 
 impl Config {
     /// The effective configuration as TOML, each key with its value; parses back to `self`.
@@ -104,6 +104,12 @@ fn middle(page: &mut Page, config: &Config) {
     page.key("max_fields", &upstream.max_fields.to_string());
     page.duration("idle", upstream.idle);
     page.duration("age", upstream.age);
+    page.key("breaker", &breaker(upstream.breaker));
+    page.duration("hold_back", upstream.hold_back);
+    page.key("concurrency", &concurrency(upstream.concurrency));
+    page.duration("queue", upstream.queue);
+    page.key("retries", &show_percent(upstream.retries));
+    page.key("max_buffered", &show_size(upstream.max_buffered.into()));
     page.list("allow_plain", upstream.allow_plain.iter());
     let ca_file = upstream.ca_file.as_deref().unwrap_or_else(|| "".as_ref());
     page.text("ca_file", &ca_file.to_string_lossy());
@@ -198,6 +204,26 @@ fn lane(lane: Option<Lane>) -> String {
         |Lane { in_flight, wait }| {
             format!("{{ in_flight = {in_flight}, wait = \"{}\" }}", show_duration(wait))
         },
+    )
+}
+
+fn breaker(breaker: Option<Breaker>) -> String {
+    breaker.map_or_else(
+        || quote("off"),
+        |Breaker { failures, of, window, open }| {
+            let (failures, window) = (show_percent(failures), show_duration(window));
+            let open = show_duration(open);
+            format!(
+                "{{ failures = {failures}, of = {of}, window = \"{window}\", open = \"{open}\" }}"
+            )
+        },
+    )
+}
+
+fn concurrency(bounds: Option<Concurrency>) -> String {
+    bounds.map_or_else(
+        || quote("off"),
+        |Concurrency { least, most }| format!("{{ least = {least}, most = {most} }}"),
     )
 }
 

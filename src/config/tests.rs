@@ -152,6 +152,12 @@ max_body = "1GiB"
 max_fields = 7
 idle = "5s"
 age = "6s"
+breaker = "off"
+hold_back = 0
+concurrency = { least = 3, most = 4 }
+queue = "1s"
+retries = "100%"
+max_buffered = "2GiB"
 allow_plain = ["plain", "converflow"]
 ca_file = "ca.pem"
 [upstreams]
@@ -902,6 +908,7 @@ fn the_consequences_name_what_is_switched_off_or_opened() {
         "route everything: a write may overwrite a real key",
         "limits.caller is off",
         "limits.lane is off",
+        "upstream.breaker is off",
         "the operators' port is off",
         "goes on accepting for 100 ms",
     ] {

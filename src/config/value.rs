@@ -248,8 +248,24 @@ impl From<usize> for Bytes {
 
 /// A part of up to one half, `"10%"`, with at most two decimals.
 pub(super) fn percent(value: Value<'_>) -> Result<f64, Fault> {
-    let wanted = "a percentage from \"0%\" to \"50%\", such as \"10%\"";
-    let text = value.text(wanted)?;
+    part(value, 0..=50)
+}
+
+/// A part of up to the whole.
+pub(super) fn share(value: Value<'_>) -> Result<f64, Fault> {
+    part(value, 0..=100)
+}
+
+/// A part that is not nothing, of up to the whole.
+pub(super) fn some_share(value: Value<'_>) -> Result<f64, Fault> {
+    part(value, 1..=100)
+}
+
+/// A part between two whole numbers of percent.
+fn part(value: Value<'_>, range: RangeInclusive<u16>) -> Result<f64, Fault> {
+    let (least, most) = (*range.start(), *range.end());
+    let wanted = format!("a percentage from \"{least}%\" to \"{most}%\", such as \"10%\"");
+    let text = value.text(&wanted)?;
     let problem = || Fault::new(format!("{text:?} is no such part"), format!("write {wanted}"));
     let number = text.strip_suffix('%').ok_or_else(problem)?;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
@@ -258,10 +274,10 @@ pub(super) fn percent(value: Value<'_>) -> Result<f64, Fault> {
         return Err(problem());
     }
     // Counted in hundredths of a percent, so that every value that can be read is shown exactly.
-    let whole: u16 = whole.parse().ok().filter(|whole| *whole <= 50).ok_or_else(problem)?;
+    let whole: u16 = whole.parse().ok().filter(|whole| *whole <= most).ok_or_else(problem)?;
     let decimals: u16 = format!("{decimals:0<2}").parse().unwrap_or_default();
     let hundredths = whole.saturating_mul(100).saturating_add(decimals);
-    if hundredths > 5000 {
+    if !(least * 100..=most * 100).contains(&hundredths) {
         return Err(problem());
     }
     Ok(f64::from(hundredths) / 10_000.0)

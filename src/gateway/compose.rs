@@ -73,7 +73,8 @@ impl Gateway {
             return Err(Error::UnaskedStatus);
         }
         let times = times(&answer);
-        let Answer { status, fields, body, broken, trip } = answer;
+        // The memory's share is held until the body has been looked through.
+        let Answer { status, fields, body, broken, trip, share: _share } = answer;
         let mut shown = self.shown(route, status, &fields);
         if asking.method == Method::HEAD && !route.masks() && status != StatusCode::NO_CONTENT {
             // RFC 9110 §9.3.2: what a GET would have; of masked bytes nobody knows it.

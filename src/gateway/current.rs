@@ -36,6 +36,7 @@ use crate::route::Routes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
+use crate::upstream::guard::Guards;
 
 /// The gateway in force; clones share it.
 #[derive(Clone)]
@@ -116,7 +117,9 @@ impl Gateway {
         let limits = Limits::new(&config.limits, &rates(&routes), clock.clone());
         let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
         let follows = Follows::of(config, &routes, &upstreams, &made_up);
+        let guards = guards(config, &upstreams, &clock, &dice);
         Self(Arc::new(Shared {
+            guards,
             plans: follows.plans,
             masker: follows.masker,
             via: follows.via,
@@ -162,7 +165,14 @@ impl Gateway {
                 plan.follow(last);
             }
         }
+        // Other clients begin with other guards: what was learned of an upstream may not be true of the next.
+        let guards = if Arc::ptr_eq(&upstreams, &last.upstreams) {
+            Arc::clone(&last.guards)
+        } else {
+            guards(config, &upstreams, &last.clock, &last.dice)
+        };
         Self(Arc::new(Shared {
+            guards,
             plans: follows.plans,
             masker: follows.masker,
             via: follows.via,
@@ -214,7 +224,7 @@ impl Follows {
             plans: routes.iter().map(plan).collect(),
             via: config.listen.via.clone().unwrap_or_else(|| made_up.to_owned()),
             // A flight ends by its own deadlines; this is the net below them.
-            patience: config.upstream.total + lane + Duration::from_secs(1),
+            patience: config.upstream.total + lane + config.upstream.queue + Duration::from_secs(1),
             requests: match config.listen.requests {
                 0 => i64::MAX,
                 most => i64::try_from(most).unwrap_or(i64::MAX),
@@ -222,6 +232,11 @@ impl Follows {
             masker,
         }
     }
+}
+
+fn guards(config: &Config, upstreams: &Upstreams, clock: &Clock, dice: &Dice) -> Arc<Guards> {
+    let (keys, many) = (config.limits.keys, upstreams.len());
+    Arc::new(Guards::new(&config.upstream, keys, clock, dice, many))
 }
 
 /// The rates of the routes' own, by the routes' numbers.

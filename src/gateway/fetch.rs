@@ -24,13 +24,12 @@ use super::plan::Plan;
 use super::reply::Reply;
 use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
-use crate::cache::generation::{Scope, Stamp, Strength, Verdict};
+use crate::cache::generation::{Stamp, Verdict};
 use crate::cache::policy::{self, Forward, NotStored, Validators};
 use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
-use crate::limit::{LanePermit, Limiter};
 use crate::telemetry::Cause;
 use crate::upstream::{Answer, Ask, Kind, OnInterim, Sent};
 
@@ -129,65 +128,6 @@ impl Gateway {
             cause,
             peer: asked.inbound.line().peer,
             interim: None,
-        }
-    }
-
-    /// One exchange with the upstream, its budget and lane first, its facts recorded.
-    pub(super) async fn ask(
-        &self,
-        route: u16,
-        caller: Option<&CallerId>,
-        peer: IpAddr,
-        ask: Ask,
-        cause: Cause,
-    ) -> Result<Answer, Failed> {
-        let _place = match caller {
-            Some(caller) => self.admit_upstream(caller).await?,
-            None => None,
-        };
-        let plan = self.plan_at(route);
-        let result = self.0.upstreams.exchange(plan.upstream, ask).await;
-        let trip = result.as_ref().map_or_else(|failure| &failure.trip, |answer| &answer.trip);
-        self.note_trip(route, cause, trip);
-        let answer = result.map_err(|failure| {
-            self.note_failure(route, &failure.error);
-            Failed {
-                error: Error::Upstream(Arc::new(failure.error)),
-                trip: Some(TripFacts::of(cause, &failure.trip)),
-                sent: failure.sent,
-            }
-        })?;
-        if answer.status.is_server_error() {
-            self.metrics().upstream_errors_total.inc(usize::from(route), ANSWERED_5XX);
-        }
-        self.note_standing(caller, peer, answer.status);
-        self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
-        Ok(answer)
-    }
-
-    async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<LanePermit>, Error> {
-        let budget = self.0.limits.admit_upstream(caller);
-        self.note_decision(Limiter::Upstream, budget.is_ok());
-        budget?;
-        let place = self.0.limits.enter_lane(caller).await;
-        self.note_decision(Limiter::Lane, place.is_ok());
-        Ok(place?)
-    }
-
-    /// What an answer's status says of its token.
-    fn note_standing(&self, caller: Option<&CallerId>, peer: IpAddr, status: StatusCode) {
-        let Some(caller) = caller else { return };
-        if status == StatusCode::UNAUTHORIZED {
-            self.0.limits.rejected(caller);
-            self.0.limits.charge_peer(peer);
-            let scope = Scope::Caller(*caller);
-            self.invalidate(&Invalidation {
-                scope,
-                strength: Strength::Hard,
-                source: Source::Unauthorized,
-            });
-        } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
-            self.0.limits.accepted(caller);
         }
     }
 
@@ -366,6 +306,3 @@ impl Job {
         TripFacts::of(self.cause, &answer.trip)
     }
 }
-
-/// The kind of upstream error that is an answer.
-pub const ANSWERED_5XX: &str = "answered_5xx";

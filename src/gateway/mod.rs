@@ -9,7 +9,7 @@
 //! *Why a folder:* the story is in this file; each other file is one stage of it that speaks HTTP:
 //! [`plan`] (what follows from a route's configuration), [`inbound`] and [`asked`] (the request as it
 //! came, and once it has found its route),
-//! [`fetch`] and [`landing`] (a flight, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
+//! [`fetch`], [`exchange`] and [`landing`] (a flight, its asking, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
 //! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
 //! [`account`] and [`observe`] (what is told of it); [`current`] (how one configuration follows another); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
@@ -41,8 +41,9 @@ use crate::listener::Ahead;
 use crate::mask::{Bodies, Masker};
 use crate::route::{Match, Routes};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Cause, Telemetry};
+use crate::telemetry::{Cause, Telemetry};
 use crate::upstream::Upstreams;
+use crate::upstream::guard::Guards;
 
 use account::Account;
 use asked::Asked;
@@ -57,6 +58,7 @@ mod asked;
 mod compose;
 mod current;
 mod effect;
+mod exchange;
 mod fetch;
 mod forward;
 mod forwarded;
@@ -74,9 +76,9 @@ mod session;
 mod values;
 
 pub use current::{Current, Ground, InForce};
-pub use fetch::ANSWERED_5XX;
+pub use exchange::ANSWERED_5XX;
 pub use inbound::Payload;
-pub use observe::unproven_reasons;
+pub use observe::{reasons_not_to_ask, unproven_reasons};
 pub use session::Session;
 
 /// The gateway (RFC 9110 §3.7) under one configuration; clones share it.
@@ -100,6 +102,7 @@ struct Shared {
     bodies: Bodies,
     flights: Arc<Flights<Landing, Arc<Interim>>>,
     upstreams: Arc<Upstreams>,
+    guards: Arc<Guards>,
     telemetry: Arc<Telemetry>,
     clock: Clock,
     dice: Dice,
@@ -134,17 +137,6 @@ impl Gateway {
     /// How many fetches are under way.
     pub fn flights(&self) -> usize {
         self.0.flights.len()
-    }
-
-    /// How many keys one of its limiters holds.
-    pub fn limiter_keys(&self, limiter: telemetry::Limiter) -> usize {
-        let sizes = self.0.limits.sizes();
-        match limiter {
-            telemetry::Limiter::Peer => sizes.peers,
-            telemetry::Limiter::Caller => sizes.callers,
-            telemetry::Limiter::Upstream => sizes.upstream,
-            telemetry::Limiter::Lane => sizes.known,
-        }
     }
 
     /// A connection of `peer` begins.

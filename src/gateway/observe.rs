@@ -14,9 +14,21 @@ use crate::error::Error;
 use crate::limit;
 use crate::mask::{Facts, MaskError};
 use crate::telemetry::{Cause, Decision, Limiter};
+use crate::upstream::guard::{State, View, Why};
 use crate::upstream::{DecodeError, Trip, UpstreamError};
 
 impl Gateway {
+    /// How many keys one of its limiters holds.
+    pub fn limiter_keys(&self, limiter: Limiter) -> usize {
+        let sizes = self.0.limits.sizes();
+        match limiter {
+            Limiter::Peer => sizes.peers,
+            Limiter::Caller => sizes.callers,
+            Limiter::Upstream => sizes.upstream,
+            Limiter::Lane => sizes.known,
+        }
+    }
+
     pub(super) fn note_decision(&self, by: limit::Limiter, admitted: bool) {
         let limiter = match by {
             limit::Limiter::Peer => Limiter::Peer,
@@ -31,6 +43,9 @@ impl Gateway {
     /// An exchange with the upstream: its first try has its cause, a second one is a retry.
     pub(super) fn note_trip(&self, route: u16, cause: Cause, trip: &Trip) {
         let route = usize::from(route);
+        if trip.denied {
+            self.metrics().upstream_refused_total.inc(route, RETRY);
+        }
         for attempt in 0..trip.tries {
             let cause = if attempt == 0 { cause } else { Cause::Retry };
             self.metrics().upstream_requests_total.inc(route, cause);
@@ -55,6 +70,44 @@ impl Gateway {
                 "the upstream failed"
             );
         }
+    }
+
+    /// What the breaker turned to, aloud.
+    pub(super) fn note_health(&self, route: u16, turned: Option<State>) {
+        let Some(state) = turned else { return };
+        let upstream = &self.route_at(route).config.upstream;
+        let state = state.as_str();
+        warn!(%upstream, state, "the circuit breaker has turned");
+    }
+
+    /// Brings the metrics of the upstreams' guards up to date.
+    pub fn measure_upstreams(&self) {
+        let metrics = self.metrics();
+        let buffered = i64::try_from(self.0.upstreams.buffered()).unwrap_or(i64::MAX);
+        metrics.upstream_buffered_bytes.set(buffered);
+        metrics.count_dns_fallbacks(self.0.upstreams.dns_fallbacks());
+        for route in self.0.routes.iter() {
+            let Some(view) = self.guarded(route.index) else { continue };
+            let (route, limit) = (usize::from(route.index), view.limit.unwrap_or_default());
+            metrics.upstream_breaker_state.set(route, f64::from(view.breaker.number()));
+            metrics.upstream_in_flight.set(route, whole(view.in_flight));
+            metrics.upstream_limit.set(route, whole(limit));
+            metrics.upstream_queued.set(route, whole(view.queued));
+        }
+    }
+
+    /// What the upstreams' guards say, for people.
+    pub fn upstreams_told(&self) -> Vec<(String, String)> {
+        let mut told = std::collections::BTreeMap::new();
+        for route in self.0.routes.iter() {
+            let Some(view) = self.guarded(route.index) else { continue };
+            told.insert(format!("upstream {}", route.config.upstream), tell(&view));
+        }
+        told.into_iter().collect()
+    }
+
+    fn guarded(&self, route: u16) -> Option<View> {
+        self.0.guards.of(self.plan_at(route).upstream).map(|guard| guard.view())
     }
 
     /// A body that can't be proven masked; aloud now and then.
@@ -107,6 +160,17 @@ impl Gateway {
     }
 }
 
+fn tell(view: &View) -> String {
+    let limit = view.limit.map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
+    let (breaker, in_flight, queued) = (view.breaker.as_str(), view.in_flight, view.queued);
+    format!("breaker {breaker}, {in_flight} of {limit} exchanges under way, {queued} waiting")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn whole(number: usize) -> f64 {
+    number as f64
+}
+
 /// The label of an error of a body that can't be proven masked.
 pub(super) fn unproven_reason(error: &Error) -> &'static str {
     match error {
@@ -147,6 +211,14 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// Why a request was not sent upstream, or not once more: the labels of `unitgate_upstream_refused_total`.
+pub fn reasons_not_to_ask() -> Vec<&'static str> {
+    Why::ALL.iter().map(|why| why.as_str()).chain([RETRY]).collect()
+}
+
+/// Another try that the retry budget did not allow.
+const RETRY: &str = "retry_budget";
 
 /// A failure of one route is told this often at most; the metrics count all of them.
 const SAID_AGAIN: Duration = Duration::from_secs(10);

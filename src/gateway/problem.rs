@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::limit::{Limiter, Quota, Throttled};
 use crate::route::RouteError;
 use crate::telemetry::{self, Outcome};
+use crate::upstream::UpstreamError;
 
 /// A problem (RFC 9457) made of an error.
 pub(super) fn refuse<B: Payload>(
@@ -92,6 +93,12 @@ fn explain(fields: &mut HeaderMap, error: &Error) {
                 fields
                     .insert(RATELIMIT, values::make(|out| write_rate_limit("caller", quota, out)));
             }
+        }
+        Error::Upstream(error) if matches!(**error, UpstreamError::Memory) => {
+            fields.insert(RETRY_AFTER, HeaderValue::from(1));
+        }
+        Error::NotAsked(refused) => {
+            fields.insert(RETRY_AFTER, HeaderValue::from(refused.retry_after));
         }
         _ => {}
     }

@@ -346,6 +346,7 @@ pub(crate) fn telemetry(
         vocabulary: Vocabulary {
             errors: Error::CODES.to_vec(),
             upstream_errors: [&UpstreamError::KINDS[..], &[ANSWERED_5XX]].concat(),
+            upstream_refused: crate::gateway::reasons_not_to_ask(),
             not_stored: crate::cache::policy::NotStored::ALL
                 .iter()
                 .map(|reason| reason.as_str())
@@ -377,14 +378,19 @@ fn open_admin(
     };
     let shutdown = shutdown.clone();
     let (cache, limits, flights) = (gateway.clone(), gateway.clone(), gateway.clone());
+    let upstreams = gateway.clone();
     let probes = Probes {
         readiness: Box::new(move || Readiness {
             // This port opens after the public one is bound.
             listening: true,
             draining: shutdown.phase() != Phase::Running,
             masking,
-            details: vec![("fetches under way".to_owned(), flights.load().flights().to_string())],
+            details: [("fetches under way".to_owned(), flights.load().flights().to_string())]
+                .into_iter()
+                .chain(flights.load().upstreams_told())
+                .collect(),
         }),
+        upstreams: Box::new(move || upstreams.load().measure_upstreams()),
         cache: Box::new(move || cache.load().cache_sizes()),
         limiter_keys: Box::new(move |limiter| limits.load().limiter_keys(limiter)),
     };

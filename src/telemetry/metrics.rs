@@ -39,6 +39,20 @@ pub struct Metrics {
     pub upstream_request_duration_seconds: UpstreamHistograms,
     /// Upstream requests that brought no usable answer, by kind of failure.
     pub upstream_errors_total: UpstreamNamedCounters,
+    /// Requests that were not sent upstream, or not once more, by reason.
+    pub upstream_refused_total: UpstreamNamedCounters,
+    /// What the upstream's circuit breaker is doing: 0 closed, 1 half-open, 2 open.
+    pub upstream_breaker_state: UpstreamGauges,
+    /// Exchanges under way with the upstream.
+    pub upstream_in_flight: UpstreamGauges,
+    /// Exchanges that may be under way with the upstream, as its latency allows; 0 without limit.
+    pub upstream_limit: UpstreamGauges,
+    /// Exchanges that wait for a place with the upstream.
+    pub upstream_queued: UpstreamGauges,
+    /// Memory for bodies of answers being received and decoded, of the configured `upstream.max_buffered`.
+    pub upstream_buffered_bytes: IntGauge,
+    /// Connections for which a name did not resolve and its last addresses were used.
+    pub upstream_dns_fallbacks_total: IntCounter,
     /// The upstream's Date less our clock when its latest answer came; above 0 it is ahead.
     pub upstream_clock_skew_seconds: UpstreamGauges,
     /// Answers stored now.
@@ -98,6 +112,7 @@ impl Metrics {
     ///
     /// # Errors
     /// A name or label that the registry refuses; none of ours is.
+    #[expect(clippy::too_many_lines, reason = "a list: a line for each metric")]
     pub fn new(routes: &[RouteLabels], words: &Vocabulary) -> prometheus::Result<Self> {
         let r = Registrar::new(routes)?;
         Ok(Self {
@@ -113,6 +128,17 @@ impl Metrics {
                 "kind",
                 &words.upstream_errors,
             )?,
+            upstream_refused_total: r.upstream_named(
+                "upstream_refused_total",
+                "reason",
+                &words.upstream_refused,
+            )?,
+            upstream_breaker_state: r.upstream_gauges("upstream_breaker_state")?,
+            upstream_in_flight: r.upstream_gauges("upstream_in_flight")?,
+            upstream_limit: r.upstream_gauges("upstream_limit")?,
+            upstream_queued: r.upstream_gauges("upstream_queued")?,
+            upstream_buffered_bytes: r.gauge("upstream_buffered_bytes")?,
+            upstream_dns_fallbacks_total: r.counter("upstream_dns_fallbacks_total")?,
             upstream_clock_skew_seconds: r.upstream_gauges("upstream_clock_skew_seconds")?,
             cache_entries: r.gauge("cache_entries")?,
             cache_bytes: r.gauge("cache_bytes")?,
@@ -182,6 +208,11 @@ impl Metrics {
     /// Takes over the number of insertions so far, which the cache counts.
     pub fn count_insertions(&self, total: u64) {
         catch_up(&self.cache_insertions_total, total);
+    }
+
+    /// Takes over the number of fallbacks so far, which the resolver counts.
+    pub fn count_dns_fallbacks(&self, total: u64) {
+        catch_up(&self.upstream_dns_fallbacks_total, total);
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.

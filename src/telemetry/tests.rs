@@ -62,6 +62,7 @@ fn vocabulary() -> Vocabulary {
     Vocabulary {
         errors: vec!["no_route", "caller_limited"],
         upstream_errors: vec!["connect", "timeout"],
+        upstream_refused: vec!["open"],
         not_stored: vec!["no_store", "status"],
         invalidations: vec!["write"],
         mask_failures: vec!["not_json"],

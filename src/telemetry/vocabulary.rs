@@ -54,6 +54,8 @@ pub struct Vocabulary {
     pub errors: Vec<&'static str>,
     /// Kinds of upstream failure.
     pub upstream_errors: Vec<&'static str>,
+    /// Reasons not to ask an upstream.
+    pub upstream_refused: Vec<&'static str>,
     /// Reasons not to store.
     pub not_stored: Vec<&'static str>,
     /// Sources of an invalidation.

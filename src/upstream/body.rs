@@ -2,15 +2,19 @@
 //!
 //! *Invariants*
 //! 1. Never more than the cap is held; a larger announced length is refused before reading.
+//!    Nor more than there is memory for: an announced length is reserved before it is read, others as
+//!    they grow.
 //! 2. A body of another length than announced is an error, in HTTP/1.1 and in HTTP/2.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::UpstreamError;
+use super::room::{Room, Share};
 
 /// The length that Content-Length announces; several that differ are an error (RFC 9112 §6.3).
 pub(super) fn announced(fields: &HeaderMap) -> Result<Option<u64>, UpstreamError> {
@@ -35,16 +39,39 @@ pub fn length(fields: &HeaderMap) -> Option<u64> {
     if fields.contains_key(TRANSFER_ENCODING) { None } else { announced(fields).ok().flatten() }
 }
 
-/// Reads a body whole; one that came in a single piece is not copied.
+/// What bounds the reading of a body.
+pub(super) struct Inflow<'r> {
+    pub(super) announced: Option<u64>,
+    /// Most bytes.
+    pub(super) cap: usize,
+    pub(super) room: &'r Room,
+    /// When the exchange ends.
+    pub(super) until: Instant,
+}
+
+/// Whether a body will be decoded.
+pub(super) fn coded(fields: &HeaderMap) -> bool {
+    fields
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Reads a body whole; one that came in a single piece is not copied. `coded`: it will be decoded.
 pub(super) async fn read(
     mut body: Incoming,
-    announced: Option<u64>,
-    cap: usize,
+    inflow: Inflow<'_>,
+    share: &mut Share,
+    coded: bool,
 ) -> Result<Bytes, UpstreamError> {
+    let Inflow { announced, cap, room, until } = inflow;
     let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > cap) {
         return Err(UpstreamError::TooLarge);
     }
+    // JSON grows to some four times its size when it is decoded, and is held beside what it came from.
+    let held =
+        |bytes: usize| if coded { bytes.saturating_add((4 * bytes).min(cap)) } else { bytes };
+    room.grow(share, held(announced.unwrap_or_default()), until).await?;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -55,6 +82,7 @@ pub(super) async fn read(
         if first.len().max(all.len()) + data.len() > cap {
             return Err(UpstreamError::TooLarge);
         }
+        room.grow(share, held(first.len().max(all.len()) + data.len()), until).await?;
         if first.is_empty() && all.is_empty() {
             first = data;
             continue;

@@ -20,7 +20,6 @@ use std::time::Duration;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver, Name};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
@@ -31,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use super::dial::{Carrier, Dial, Way};
+use super::names::{Memory, Resolver, Unresolved};
 use crate::clock::Dice;
 use crate::config;
 
@@ -49,6 +49,7 @@ impl Connector {
     pub(super) fn new(
         limits: &config::Upstream,
         roots: RootCertStore,
+        names: Memory,
         dice: Dice,
         dial: Option<Dial>,
     ) -> Result<Self, SetupError> {
@@ -62,7 +63,10 @@ impl Connector {
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(dial.map_or_else(|| Way::Tcp(Tcp::new(limits)), Way::Given));
+            .wrap_connector(dial.map_or_else(
+                || Way::Tcp(Tcp::new(limits, Resolver::new(limits.connect / 2, names))),
+                Way::Given,
+            ));
         Ok(Self { transport, deadline: limits.connect, age: limits.age, dice })
     }
 }
@@ -199,8 +203,8 @@ impl Write for Line {
 pub(super) struct Tcp(HttpConnector<Resolver>);
 
 impl Tcp {
-    pub(super) fn new(limits: &config::Upstream) -> Self {
-        let mut http = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+    pub(super) fn new(limits: &config::Upstream, resolver: Resolver) -> Self {
+        let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(limits.connect));
@@ -228,29 +232,6 @@ impl Service<Uri> for Tcp {
         Box::pin(async move { connecting.await.map_err(ConnectError::from_tcp) })
     }
 }
-
-/// The system's resolver; its failures are typed.
-#[derive(Clone, Debug)]
-struct Resolver(GaiResolver);
-
-impl Service<Name> for Resolver {
-    type Response = GaiAddrs;
-    type Error = Unresolved;
-    type Future = Pin<Box<dyn Future<Output = Result<GaiAddrs, Unresolved>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
-        self.0.poll_ready(cx).map_err(Unresolved)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let resolving = self.0.call(name);
-        Box::pin(async move { resolving.await.map_err(Unresolved) })
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("name resolution failed")]
-struct Unresolved(#[source] io::Error);
 
 /// Whom the gateway trusts as upstreams' certificate authorities: how many of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -330,3 +311,30 @@ const AGE_JITTER: f64 = 0.25;
 
 /// Silence after which the kernel probes a connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Nobody listens at the first two.
+        let addresses = [2, 3, 1].map(|last| SocketAddr::from(([127, 0, 0, last], 0)));
+        let script =
+            move || -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
+                Box::pin(async move { Ok(addresses.to_vec()) })
+            };
+        let resolver = Resolver::scripted(Duration::from_secs(1), Arc::new(script));
+        let mut tcp = Tcp::new(&config::Upstream::default(), resolver);
+        let uri = format!("http://api.test:{port}").parse().unwrap();
+        let (stream, accepted) = tokio::join!(tcp.call(uri), listener.accept());
+        assert_eq!(stream.unwrap().inner().peer_addr().unwrap().port(), port);
+        accepted.unwrap();
+    }
+}

@@ -72,6 +72,9 @@ pub enum UpstreamError {
     /// The body exceeds `upstream.max_body`.
     #[error("the upstream's body is too large")]
     TooLarge,
+    /// No memory came free in time for the body: `upstream.max_buffered`.
+    #[error("no memory came free for the upstream's body")]
+    Memory,
     /// The head exceeds `upstream.max_fields` or its share of memory.
     #[error("the upstream's answer has too many fields")]
     TooManyFields,
@@ -85,7 +88,7 @@ pub enum UpstreamError {
 
 impl UpstreamError {
     /// Every label that [`Self::kind`] gives.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 15] = [
         "target",
         "resolve",
         "connect",
@@ -97,6 +100,7 @@ impl UpstreamError {
         "protocol",
         "status",
         "too_large",
+        "memory",
         "too_many_fields",
         "truncated",
         "coding",
@@ -116,6 +120,7 @@ impl UpstreamError {
             Self::Protocol => "protocol",
             Self::Status => "status",
             Self::TooLarge => "too_large",
+            Self::Memory => "memory",
             Self::TooManyFields => "too_many_fields",
             Self::Truncated => "truncated",
             Self::Coding(_) => "coding",

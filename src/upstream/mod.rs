@@ -5,7 +5,8 @@
 //! 2. A target goes out byte for byte, or not at all.
 //! 3. A write is sent at most once; a safe request at most twice, the second time on a connection
 //!    of its own.
-//! 4. A connection on which a deadline ran out, or that grew too old, carries no further request.
+//! 4. Bodies under way take at most `upstream.max_buffered`, over all exchanges.
+//! 5. A connection on which a deadline ran out, or that grew too old, carries no further request.
 //!
 //! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that
 //! has been idle for over a second, for its peer may be about to close it; a retry must not meet
@@ -17,7 +18,12 @@ mod decode;
 mod dial;
 mod failure;
 pub mod fields;
+pub mod guard;
+mod names;
+mod origin;
 mod pool;
+mod retries;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::response::Parts;
+use http::uri::Scheme;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -36,14 +43,19 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 use tokio::time::{Instant, timeout_at};
 
 pub use self::body::length;
-use self::body::{announced, read};
+use self::body::{Inflow, announced, coded, read};
 use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
 pub use self::decode::{DecodeError, decode};
 pub use self::dial::Dial;
 use self::failure::NoHead;
 pub use self::failure::{Failure, Sent, UpstreamError};
+use self::names::Memory;
+use self::origin::{Origin, request};
 use self::pool::{client, retire, span};
+use self::retries::Retries;
+use self::room::Room;
+pub use self::room::Share;
 use crate::clock::{Clock, Dice, Now};
 use crate::config;
 
@@ -52,6 +64,9 @@ use crate::config;
 pub struct Upstreams {
     names: BTreeMap<String, usize>,
     origins: Vec<Origin>,
+    retries: Vec<Retries>,
+    room: Room,
+    resolved: Memory,
     reads: Client<Connector, Full<Bytes>>,
     writes: Client<Connector, Full<Bytes>>,
     fresh: Client<Connector, Full<Bytes>>,
@@ -111,6 +126,8 @@ pub struct Answer {
     pub broken: Option<UpstreamError>,
     /// Times and tries.
     pub trip: Trip,
+    /// Memory for the body, until it has been decoded and looked through.
+    pub share: Share,
 }
 
 /// How an exchange went.
@@ -120,6 +137,8 @@ pub struct Trip {
     pub tries: u8,
     /// Whether the last try began on a pooled connection.
     pub reused: bool,
+    /// Whether another try would have been safe and was too many.
+    pub denied: bool,
     /// Start of the exchange.
     pub started_at: Now,
     /// Start of the last try: the request time of RFC 9111 §4.2.3.
@@ -128,13 +147,6 @@ pub struct Trip {
     pub head_at: Now,
     /// The end.
     pub done_at: Now,
-}
-
-/// Where an upstream is.
-#[derive(Clone, Debug)]
-struct Origin {
-    scheme: Scheme,
-    authority: Authority,
 }
 
 /// A head that arrived, its body still to come.
@@ -158,9 +170,13 @@ impl Upstreams {
     ) -> Result<Self, SetupError> {
         let secure = named.values().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let (store, roots) = connect::trusted(secure, limits.ca_file.as_deref())?;
-        let connector = Connector::new(limits, store, dice, dial)?;
+        let resolved = Memory::default();
+        let connector = Connector::new(limits, store, resolved.clone(), dice, dial)?;
         let origins = named.iter().map(|(name, upstream)| Origin::parse(name, &upstream.url));
         Ok(Self {
+            retries: named.iter().map(|_| Retries::new(limits.retries)).collect(),
+            room: Room::new(limits.max_buffered, limits.queue),
+            resolved,
             names: named.keys().cloned().zip(0..).collect(),
             origins: origins.collect::<Result<_, _>>()?,
             reads: client(limits, &connector, Some(limits.idle)),
@@ -177,9 +193,25 @@ impl Upstreams {
         self.names.get(name).copied()
     }
 
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.origins.len()
+    }
+
     /// The URI of a target there; `None` for a target that can't be put in a request.
     pub fn uri(&self, upstream: usize, target: &Bytes) -> Option<Uri> {
         self.origins.get(upstream)?.uri(target)
+    }
+
+    /// How many bytes of bodies are under way.
+    pub fn buffered(&self) -> usize {
+        self.room.out()
+    }
+
+    /// How often a name did not resolve and its last addresses were used.
+    pub fn dns_fallbacks(&self) -> u64 {
+        self.resolved.fallbacks()
     }
 
     /// How many certificate authorities are trusted.
@@ -199,6 +231,7 @@ impl Upstreams {
         let mut trip = Trip {
             tries: 0,
             reused: false,
+            denied: false,
             started_at: now,
             requested_at: now,
             head_at: now,
@@ -213,15 +246,17 @@ impl Upstreams {
         };
         trip.head_at = head.at;
         let (parts, incoming) = head.response.into_parts();
-        let (status, fields) = (parts.status, parts.headers);
-        let read = self.body(&ask.method, status, &fields, incoming, &head.line, total).await;
+        let mut share = Share::default();
+        let read = self.body(&ask.method, &parts, incoming, &head.line, total, &mut share).await;
         trip.done_at = self.clock.now();
+        let (status, fields) = (parts.status, parts.headers);
         let refusal = status.is_client_error() || status.is_server_error();
         match read {
-            Ok(body) => Ok(Answer { status, fields, body, broken: None, trip }),
+            Ok(body) => Ok(Answer { status, fields, body, broken: None, trip, share }),
             // A refusal counts even if its explanation broke off: a token may have been revoked by it.
             Err(error) if refusal => {
-                Ok(Answer { status, fields, body: Bytes::new(), broken: Some(error), trip })
+                let body = Bytes::new();
+                Ok(Answer { status, fields, body, broken: Some(error), trip, share })
             }
             Err(error) => Err(self.fail(error, Sent::Maybe, trip)),
         }
@@ -237,6 +272,9 @@ impl Upstreams {
     ) -> Result<Head, (UpstreamError, Sent)> {
         let uri = self.uri(upstream, &ask.target);
         let uri = uri.ok_or((UpstreamError::Target, Sent::Nothing))?;
+        if let Some(retries) = self.retries.get(upstream) {
+            retries.asked(self.clock.mono());
+        }
         let pooled = match ask.kind {
             Kind::Safe => &self.reads,
             Kind::Write => &self.writes,
@@ -249,9 +287,18 @@ impl Upstreams {
         if !refused.unsent && !lost {
             return Err((refused.error, sent));
         }
+        // What was not sent asks nothing more of the upstream when it is.
+        trip.denied = !refused.unsent && !self.may_retry(upstream);
+        if trip.denied {
+            return Err((refused.error, sent));
+        }
         self.attempt(&self.fresh, request(ask, &uri), total, trip).await.map_err(
             |(refused, again)| (refused.error, if sent == Sent::Maybe { sent } else { again }),
         )
+    }
+
+    fn may_retry(&self, upstream: usize) -> bool {
+        self.retries.get(upstream).is_some_and(|retries| retries.retry(self.clock.mono()))
     }
 
     /// One try: a request on a connection of `client`, up to the end of the head.
@@ -302,12 +349,13 @@ impl Upstreams {
     async fn body(
         &self,
         method: &Method,
-        status: StatusCode,
-        fields: &HeaderMap,
+        parts: &Parts,
         incoming: Incoming,
         line: &CaptureConnection,
         total: Instant,
+        share: &mut Share,
     ) -> Result<Bytes, UpstreamError> {
+        let (status, fields) = (parts.status, &parts.headers);
         // RFC 9110 §15.2.2: 101 answers an Upgrade, and none is ever sent.
         if status.is_informational() || status.as_u16() > 599 {
             return Err(UpstreamError::Status);
@@ -336,7 +384,9 @@ impl Upstreams {
         if none {
             return Ok(Bytes::new());
         }
-        let read = timeout_at(total, read(incoming, announced, self.limits.max_body)).await;
+        let inflow =
+            Inflow { announced, cap: self.limits.max_body, room: &self.room, until: total };
+        let read = timeout_at(total, read(incoming, inflow, share, coded(fields))).await;
         read.map_err(|_elapsed| {
             retire(line);
             UpstreamError::TotalTimeout
@@ -346,54 +396,6 @@ impl Upstreams {
     fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {
         Failure { error, sent, trip: Trip { done_at: self.clock.now(), ..trip } }
     }
-}
-
-impl Origin {
-    fn parse(name: &str, url: &Uri) -> Result<Self, SetupError> {
-        match (url.scheme(), url.authority()) {
-            (Some(scheme), Some(authority)) => {
-                Ok(Self { scheme: scheme.clone(), authority: authority.clone() })
-            }
-            _ => Err(SetupError::Url { name: name.to_owned() }),
-        }
-    }
-
-    /// The URI of `target` here; `None` when its bytes would not all go out as they are.
-    fn uri(&self, target: &Bytes) -> Option<Uri> {
-        let path = PathAndQuery::from_maybe_shared(target.clone()).ok()?;
-        if !target.starts_with(b"/") || path.as_str().as_bytes() != target {
-            return None;
-        }
-        Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-            .ok()
-    }
-}
-
-fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(ask.body.clone()));
-    *request.method_mut() = ask.method.clone();
-    *request.uri_mut() = uri.clone();
-    *request.headers_mut() = ask.fields.clone();
-    // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
-    for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
-        request.headers_mut().remove(name);
-    }
-    // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
-    if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    if let Some(OnInterim(hear)) = ask.interim.clone() {
-        hyper::ext::on_informational(&mut request, move |interim| {
-            if interim.status() != StatusCode::CONTINUE {
-                hear(interim.status(), interim.headers());
-            }
-        });
-    }
-    request
 }
 
 /// Longest idle time of a connection on which a write may start.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -112,8 +112,7 @@ fn limits() -> config::Upstream {
         max_fields: 100,
         idle: Duration::from_mins(1),
         age: Duration::from_mins(5),
-        allow_plain: Vec::new(),
-        ca_file: None,
+        ..config::Upstream::default()
     }
 }
 

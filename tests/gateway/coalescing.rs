@@ -107,7 +107,7 @@ async fn a_flight_lands_when_everyone_has_left() {
 async fn an_error_answers_everyone_and_is_not_kept() {
     for status in [401, 404, 429, 500, 503] {
         let upstream = Upstream::start().await;
-        let gate = Gate::start(&upstream, |_| {});
+        let gate = Gate::start(&upstream, |config| config.upstream.hold_back = secs(0));
         let held = upstream.hold();
         let crowd = crowd(&gate, 50).await;
         held.arrived().await;

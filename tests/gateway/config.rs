@@ -847,7 +847,7 @@ async fn a_route_has_the_rate_configured() {
 }
 
 /// Each key of the shipped file, and the test that sees its effect from outside.
-const SEEN: [(&str, &str); 80] = [
+const SEEN: [(&str, &str); 86] = [
     ("listen.address", "the_ports_are_where_they_are_configured"),
     ("listen.reuse_port", "two_processes_share_a_port_only_where_configured"),
     ("listen.handover", "a_new_process_takes_over_without_a_failed_request"),
@@ -910,6 +910,15 @@ const SEEN: [(&str, &str); 80] = [
     ("upstream.max_fields", "an_answer_may_be_as_large_as_configured"),
     ("upstream.idle", "a_pooled_connection_is_used_for_as_long_as_configured"),
     ("upstream.age", "a_pooled_connection_is_used_for_as_long_as_configured"),
+    ("upstream.breaker", "a_breaker_that_is_off_or_set_higher_lets_everyone_through"),
+    ("upstream.hold_back", "a_429s_wait_is_a_date_too_a_second_unsaid_and_capped"),
+    ("upstream.concurrency", "misses_above_what_the_upstream_bears_wait_and_hits_do_not"),
+    (
+        "upstream.queue",
+        "who_finds_no_place_in_time_is_told_when_to_come_back_or_gets_the_stale_answer",
+    ),
+    ("upstream.retries", "a_retry_beyond_its_budget_is_not_made"),
+    ("upstream.max_buffered", "a_body_without_memory_for_it_is_503_and_the_memory_comes_back"),
     ("upstream.allow_plain", "a_token_crosses_the_network_in_the_clear_only_by_name"),
     ("upstream.ca_file", "an_authority_is_trusted_by_its_file"),
     ("upstreams.converflow.url", "each_route_goes_to_its_own_upstream"),

@@ -398,6 +398,7 @@ async fn refusals_and_failures_are_never_stored() {
         let upstream = Upstream::start().await;
         let gate = Gate::start(&upstream, |config| {
             Gate::policy(config, |policy| policy.negative_ttl = secs(60));
+            config.upstream.hold_back = secs(0);
         });
         let refusal = Answer::json(status, r#"{"message":"no"}"#);
         upstream.answer(refusal.field("cache-control", "public, max-age=300"));

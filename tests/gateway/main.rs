@@ -14,6 +14,7 @@ mod config;
 mod descriptors;
 mod drain;
 mod framing;
+mod guard;
 mod handover;
 mod hits;
 mod house;

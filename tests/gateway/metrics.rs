@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use unitgate::clock::{Clock, Dice};
-use unitgate::config::{Config, Http2, Lane, Rate};
+use unitgate::config::{Concurrency, Config, Http2, Lane, Rate};
 use unitgate::gateway::Session;
 use unitgate::listener::{Ahead, Given, Workers};
 use unitgate::server::{Server, Setting};
@@ -112,6 +112,7 @@ async fn every_series_is_there_from_the_start_and_reads_0() {
         "unitgate_cache_capacity_bytes",
         "unitgate_config_last_load",
         "unitgate_ready",
+        "unitgate_upstream_limit",
     ];
     for (name, value) in series(&scrape(&gate).await) {
         let is_given = given.iter().any(|given| name.starts_with(given));
@@ -253,6 +254,33 @@ async fn a_request_under_way_and_its_connection_are_counted_while_they_last() {
     held.release();
     pending.reply().await;
     assert_eq!(gate.metric("requests_in_flight", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn what_stands_before_an_upstream_is_told() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        config.upstream.concurrency = Some(Concurrency { least: 1, most: 1 });
+        config.upstream.breaker.as_mut().unwrap().of = 1;
+    });
+    let alice = gate.client("alice");
+    let converflow = ["upstream=\"converflow\""];
+    let held = upstream.hold();
+    let first = alice.begin(Ask::get(UNIT));
+    held.arrived().await;
+    let second = alice.enter(Ask::get(OTHER_UNIT)).await;
+    assert_eq!(gate.scraped("upstream_in_flight", &converflow).await, 1.0);
+    assert_eq!(gate.metric("upstream_limit", &converflow), 1.0);
+    assert_eq!(gate.metric("upstream_queued", &converflow), 1.0);
+    held.release_with(Answer::json(503, "{}"));
+    assert_eq!(first.reply().await.status, 503);
+    assert_eq!(second.reply().await.code(), "upstream_open");
+    let open = ["upstream=\"converflow\"", "reason=\"open\""];
+    assert_eq!(gate.metric("upstream_refused_total", &open), 1.0);
+    assert_eq!(gate.scraped("upstream_breaker_state", &converflow).await, 2.0);
+    assert_eq!(gate.metric("upstream_buffered_bytes", &[]), 0.0);
+    // An address needs no resolver that could fail; the resolver's own tests see it move.
+    assert_eq!(gate.metric("upstream_dns_fallbacks_total", &[]), 0.0);
 }
 
 #[tokio::test]

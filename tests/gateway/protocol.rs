@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
-use unitgate::config::{CallerMode, Config, ForwardMode, Lane, Rate, Route, SecretsMode};
+use unitgate::config::{
+    CallerMode, Concurrency, Config, ForwardMode, Lane, Rate, Route, SecretsMode,
+};
 use unitgate::error::Error;
 
 use crate::support::{
@@ -743,6 +745,7 @@ async fn every_refusal_is_a_problem_with_a_code_of_its_own() {
     answers(&mut provoked).await;
     identification(&mut provoked).await;
     limits(&mut provoked).await;
+    guards(&mut provoked).await;
     provoked.upstream.stop().await;
     provoked.with(502, "upstream_unreachable", Ask::get(UNIT), |_| ()).await;
 
@@ -753,6 +756,48 @@ async fn every_refusal_is_a_problem_with_a_code_of_its_own() {
     let told: BTreeSet<String> =
         provoked.seen.into_iter().chain(unreachable.map(str::to_owned)).collect();
     assert_eq!(told, known);
+}
+
+async fn guards(p: &mut Provoked) {
+    let open = |config: &mut Config| config.upstream.breaker.as_mut().unwrap().of = 1;
+    let gate = Gate::start(&p.upstream, open);
+    let alice = gate.client("alice");
+    p.upstream.next(Answer::json(503, "{}"));
+    alice.get(UNIT).await;
+    p.check(&alice.get(UNIT).await, 503, "upstream_open");
+    gate.advance(Duration::from_secs(5));
+    p.upstream.next(Answer::json(429, "{}"));
+    alice.get(UNIT).await;
+    p.check(&alice.get(UNIT).await, 429, "upstream_throttled");
+
+    let gate = Gate::start(&p.upstream, |config| {
+        config.upstream.concurrency = Some(Concurrency { least: 1, most: 1 });
+        config.upstream.queue = Duration::ZERO;
+    });
+    let alice = gate.client("alice");
+    let held = p.upstream.hold();
+    let first = alice.begin(Ask::get(UNIT));
+    held.arrived().await;
+    p.check(&alice.get(INTEGRATION).await, 503, "upstream_busy");
+    held.release();
+    first.reply().await;
+
+    // Of two halves of a body the one that is announced first takes all the memory.
+    let gate = Gate::start(&p.upstream, |config| {
+        config.upstream.max_buffered = 4096;
+        config.upstream.queue = Duration::ZERO;
+        config.upstream.total = Duration::from_secs(1);
+    });
+    let alice = gate.client("alice");
+    for _ in 0..2 {
+        p.upstream.next(Answer::json(200, "1".repeat(4096)).stall_after(10));
+    }
+    for pending in [alice.begin(Ask::get(UNIT)), alice.begin(Ask::get(INTEGRATION))] {
+        let reply = pending.reply().await;
+        if reply.status == 503 {
+            p.check(&reply, 503, "buffers_full");
+        }
+    }
 }
 
 async fn heads(p: &mut Provoked) {

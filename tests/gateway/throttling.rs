@@ -408,6 +408,7 @@ async fn an_upstreams_429_passes_with_its_retry_after_and_is_not_kept() {
     assert_eq!((limited.status, limited.field("retry-after")), (429, Some("30")));
     assert_eq!(limited.text(), r#"{"message":"slow down"}"#);
     assert!(limited.field("ratelimit").unwrap().starts_with("\"caller\""));
+    gate.advance(secs(30));
     assert_eq!(alice.get(UNIT).await.status, 200);
 }
 

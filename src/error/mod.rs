@@ -7,6 +7,8 @@
 //!
 //! An upstream's 401, 403 or 404 is an answer, not an [`Error`].
 
+mod upstreams;
+
 use std::fmt;
 
 use http::StatusCode;
@@ -16,6 +18,7 @@ use crate::limit::{Limiter, Throttled};
 use crate::mask::MaskError;
 use crate::route::RouteError;
 use crate::upstream::fields::FieldError;
+use crate::upstream::guard::Refused;
 use crate::upstream::{DecodeError, UpstreamError};
 
 /// Why a request gets no answer from the upstream or the cache.
@@ -63,6 +66,9 @@ pub enum Error {
     /// `only-if-cached` and nothing suitable in the cache (RFC 9111 §5.2.1.7).
     #[error("only-if-cached, and nothing suitable is stored")]
     OnlyIfCached,
+    /// The upstream was not asked: it is ill, busy, or wants to be left alone.
+    #[error(transparent)]
+    NotAsked(#[from] Refused),
     /// The exchange with the upstream failed.
     #[error("the exchange with the upstream failed")]
     Upstream(#[source] std::sync::Arc<UpstreamError>),
@@ -129,7 +135,8 @@ impl Error {
             Self::Caller(error) => caller(*error),
             Self::Field(error) => field(*error),
             Self::Throttled(throttled) => limited(throttled.by),
-            Self::Upstream(error) => upstream(error),
+            Self::NotAsked(refused) => upstreams::not_asked(refused.why),
+            Self::Upstream(error) => upstreams::failed(error),
             Self::Overloaded => gateway(503, "overloaded", OVERLOADED),
             Self::Framing => {
                 client(400, "bad_framing", "The request's Transfer-Encoding is malformed.")
@@ -184,7 +191,7 @@ impl Error {
     /// Whether stale-if-error excuses it: the upstream failed, or we refused to ask (RFC 5861 §4).
     pub fn is_excusable(&self) -> bool {
         match self {
-            Self::Throttled(_) => true,
+            Self::Throttled(_) | Self::NotAsked(_) => true,
             other => other.profile().side != Side::Client,
         }
     }
@@ -219,8 +226,12 @@ impl Error {
         "request_coded",
         "masked_secret_in_write",
         "only_if_cached",
+        "upstream_open",
+        "upstream_throttled",
+        "upstream_busy",
         "upstream_unreachable",
         "upstream_timeout",
+        "buffers_full",
         "upstream_broken",
         "bad_target",
         "undecodable_answer",
@@ -334,33 +345,6 @@ fn field(error: FieldError) -> Profile {
             400,
             "bad_connection",
             "Connection names a field that is meant for every recipient.",
-        ),
-    }
-}
-
-fn upstream(error: &UpstreamError) -> Profile {
-    match error {
-        UpstreamError::Target => client(400, "bad_target", "The target can't be put in a request."),
-        UpstreamError::Resolve(_) | UpstreamError::Connect(_) | UpstreamError::Tls(_) => {
-            upstream_fault(502, "upstream_unreachable", "The upstream can't be reached; try again.")
-        }
-        UpstreamError::ConnectTimeout
-        | UpstreamError::FirstByteTimeout
-        | UpstreamError::TotalTimeout => upstream_fault(
-            504,
-            "upstream_timeout",
-            "The upstream did not answer in time; try again, a write only after checking whether it took effect.",
-        ),
-        UpstreamError::Reset
-        | UpstreamError::Protocol
-        | UpstreamError::Status
-        | UpstreamError::TooLarge
-        | UpstreamError::TooManyFields
-        | UpstreamError::Truncated
-        | UpstreamError::Coding(_) => upstream_fault(
-            502,
-            "upstream_broken",
-            "The upstream's answer is broken or too large; after a write, check whether it took effect.",
         ),
     }
 }

@@ -1,0 +1,111 @@
+//! One exchange with an upstream: who may begin it, and what is told of how it went.
+//!
+//! *Invariants*
+//! 1. Whom the guard would refuse pays no budget and takes no place in the lane.
+//! 2. A place is held until the exchange ends, or is given up.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::Gateway;
+use super::landing::{Failed, TripFacts};
+use crate::cache::generation::{Scope, Strength};
+use crate::cache::{Invalidation, Source};
+use crate::caller::CallerId;
+use crate::error::Error;
+use crate::limit::{LanePermit, Limiter};
+use crate::telemetry::Cause;
+use crate::upstream::guard::{Pass, Refused};
+use crate::upstream::{Answer, Ask};
+
+impl Gateway {
+    /// One exchange with the upstream, its guard, budget and lane first, its facts recorded.
+    pub(super) async fn ask(
+        &self,
+        route: u16,
+        caller: Option<&CallerId>,
+        peer: IpAddr,
+        ask: Ask,
+        cause: Cause,
+    ) -> Result<Answer, Failed> {
+        let plan = self.plan_at(route);
+        let guard = self.0.guards.of(plan.upstream);
+        if let Some(guard) = guard {
+            guard.look(caller).map_err(|refused| self.refused(route, refused))?;
+        }
+        let _lane = match caller {
+            Some(caller) => self.admit_upstream(caller).await?,
+            None => None,
+        };
+        let pass = match guard {
+            Some(guard) => {
+                let entered = guard.enter(caller, subject(caller, &ask.target)).await;
+                Some(entered.map_err(|refused| self.refused(route, refused))?)
+            }
+            None => None,
+        };
+        let result = self.0.upstreams.exchange(plan.upstream, ask).await;
+        self.note_health(route, pass.and_then(|pass: Pass| pass.end(result.as_ref())));
+        let trip = result.as_ref().map_or_else(|failure| &failure.trip, |answer| &answer.trip);
+        self.note_trip(route, cause, trip);
+        let answer = result.map_err(|failure| {
+            self.note_failure(route, &failure.error);
+            Failed {
+                error: Error::Upstream(Arc::new(failure.error)),
+                trip: Some(TripFacts::of(cause, &failure.trip)),
+                sent: failure.sent,
+            }
+        })?;
+        if answer.status.is_server_error() {
+            self.metrics().upstream_errors_total.inc(usize::from(route), ANSWERED_5XX);
+        }
+        self.note_standing(caller, peer, answer.status);
+        self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
+        Ok(answer)
+    }
+
+    fn refused(&self, route: u16, refused: Refused) -> Failed {
+        self.metrics().upstream_refused_total.inc(usize::from(route), refused.why.as_str());
+        Error::NotAsked(refused).into()
+    }
+
+    async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<LanePermit>, Error> {
+        let budget = self.0.limits.admit_upstream(caller);
+        self.note_decision(Limiter::Upstream, budget.is_ok());
+        budget?;
+        let place = self.0.limits.enter_lane(caller).await;
+        self.note_decision(Limiter::Lane, place.is_ok());
+        Ok(place?)
+    }
+
+    /// What an answer's status says of its token.
+    fn note_standing(&self, caller: Option<&CallerId>, peer: IpAddr, status: StatusCode) {
+        let Some(caller) = caller else { return };
+        if status == StatusCode::UNAUTHORIZED {
+            self.0.limits.rejected(caller);
+            self.0.limits.charge_peer(peer);
+            let scope = Scope::Caller(*caller);
+            self.invalidate(&Invalidation {
+                scope,
+                strength: Strength::Hard,
+                source: Source::Unauthorized,
+            });
+        } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            self.0.limits.accepted(caller);
+        }
+    }
+}
+
+/// What an exchange is about, for the breaker. A caller's queries are all about the one path: made-up ones
+/// must not count for more.
+fn subject<'t>(caller: Option<&CallerId>, target: &'t [u8]) -> &'t [u8] {
+    match caller {
+        Some(_) => target.split(|byte| *byte == b'?').next().unwrap_or(target),
+        None => target,
+    }
+}
+
+/// The kind of upstream error that is an answer.
+pub const ANSWERED_5XX: &str = "answered_5xx";

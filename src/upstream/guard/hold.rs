@@ -1,0 +1,190 @@
+//! Hold-back: an upstream's 429 is heeded before it is asked again.
+//!
+//! *Invariants*
+//! 1. A caller's 429 holds back that caller alone; only three callers' within [`NEAR`] hold back all, and
+//!    no longer than the first of them.
+//! 2. Nothing is held for longer than the configured longest.
+//! 3. At most the configured number of callers is remembered, the least recently used forgotten first.
+//!
+//! *Why not* on open routes: nobody is told from another there, and one target's 429 would hold back all.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use crate::caller::CallerId;
+
+/// Who is held back, and until when.
+#[derive(Debug)]
+pub(super) struct HoldBack {
+    longest: Duration,
+    callers: Cache<CallerId, Duration>,
+    all: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    /// The latest callers that got a 429: when, and until when they are held.
+    recent: Vec<Recent>,
+    until: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    caller: CallerId,
+    at: Duration,
+    until: Duration,
+}
+
+impl HoldBack {
+    /// Holds back for `longest` at most, and remembers `most` callers.
+    pub(super) fn new(longest: Duration, most: usize) -> Self {
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        let callers =
+            Cache::builder().max_capacity(most).eviction_policy(EvictionPolicy::lru()).build();
+        Self { longest, callers, all: Mutex::default() }
+    }
+
+    /// For how much longer this caller, or everyone, is held back.
+    pub(super) fn look(&self, caller: Option<&CallerId>, now: Duration) -> Result<(), Duration> {
+        let own = caller.and_then(|caller| self.callers.get(caller)).unwrap_or_default();
+        let until = own.max(self.all.lock().until);
+        if now < until { Err(until.saturating_sub(now)) } else { Ok(()) }
+    }
+
+    /// The upstream said 429 to a caller.
+    pub(super) fn throttled(&self, caller: &CallerId, wait: Duration, now: Duration) {
+        let until = now + wait.min(self.longest);
+        if until <= now {
+            return;
+        }
+        self.callers.insert(*caller, until);
+        let mut all = self.all.lock();
+        all.recent.retain(|one| one.at + NEAR > now && one.caller != *caller);
+        all.recent.push(Recent { caller: *caller, at: now, until });
+        if all.recent.len() >= CALLERS {
+            // Once the first of them may come back, it is asked whether all may.
+            let first = all.recent.iter().map(|one| one.until).min().unwrap_or_default();
+            all.until = all.until.max(first);
+            if all.recent.len() > CALLERS {
+                all.recent.remove(0);
+            }
+        }
+    }
+}
+
+/// How long an upstream wants to be left alone (RFC 9110 §10.2.3): seconds or a date, `wall` being the time
+/// of the answer; without a readable word, [`UNSAID`].
+pub(super) fn retry_after(fields: &HeaderMap, wall: Duration) -> Duration {
+    let said = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::trim);
+    let Some(said) = said else { return UNSAID };
+    if !said.is_empty() && said.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Duration::from_secs(said.parse().unwrap_or(u64::MAX));
+    }
+    let date = httpdate::parse_http_date(said).ok();
+    let date = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
+    date.map_or(UNSAID, |date| date.saturating_sub(wall))
+}
+
+/// So many callers with a 429 hold back everyone.
+const CALLERS: usize = 3;
+/// Within this time.
+const NEAR: Duration = Duration::from_secs(10);
+/// What a 429 without `Retry-After` asks for.
+const UNSAID: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn caller(n: u8) -> CallerId {
+        CallerId::from_bytes([n; 32])
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn hold() -> HoldBack {
+        HoldBack::new(secs(60), 100)
+    }
+
+    #[test]
+    fn a_429_holds_back_its_caller_alone() {
+        let hold = hold();
+        hold.throttled(&caller(1), secs(5), secs(0));
+        assert_eq!(hold.look(Some(&caller(1)), secs(2)), Err(secs(3)));
+        assert_eq!(hold.look(Some(&caller(2)), secs(2)), Ok(()));
+        assert_eq!(hold.look(None, secs(2)), Ok(()));
+        assert_eq!(hold.look(Some(&caller(1)), secs(5)), Ok(()));
+    }
+
+    #[test]
+    fn nobody_is_held_back_for_longer_than_the_longest() {
+        let hold = hold();
+        hold.throttled(&caller(1), secs(86_400), secs(0));
+        assert_eq!(hold.look(Some(&caller(1)), secs(0)), Err(secs(60)));
+        let off = HoldBack::new(secs(0), 100);
+        off.throttled(&caller(1), secs(5), secs(0));
+        assert_eq!(off.look(Some(&caller(1)), secs(0)), Ok(()));
+    }
+
+    #[test]
+    fn three_callers_within_ten_seconds_hold_back_all_until_the_first_may_come_back() {
+        let hold = hold();
+        for (n, wait) in [(1, 30), (1, 30), (2, 8), (2, 8)] {
+            hold.throttled(&caller(n), secs(wait), secs(0));
+        }
+        assert_eq!(hold.look(Some(&caller(9)), secs(0)), Ok(()));
+        hold.throttled(&caller(3), secs(20), secs(4));
+        assert_eq!(hold.look(Some(&caller(9)), secs(4)), Err(secs(4)));
+        assert_eq!(hold.look(None, secs(4)), Err(secs(4)));
+        assert_eq!(hold.look(Some(&caller(9)), secs(8)), Ok(()));
+    }
+
+    #[test]
+    fn three_callers_further_apart_hold_back_nobody_else() {
+        let hold = hold();
+        for n in 1..20 {
+            hold.throttled(&caller(n), secs(60), secs(5 * u64::from(n)));
+            assert_eq!(hold.look(Some(&caller(99)), secs(5 * u64::from(n))), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let hold = HoldBack::new(secs(60), 100);
+        for n in 0..10_000_u32 {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            hold.throttled(&CallerId::from_bytes(bytes), secs(60), secs(u64::from(n) * 60));
+        }
+        hold.callers.run_pending_tasks();
+        assert!(hold.callers.entry_count() <= 100);
+        assert!(hold.all.lock().recent.len() <= CALLERS);
+    }
+
+    #[test]
+    fn a_wait_is_said_in_seconds_or_as_a_date() {
+        let wall = secs(784_111_777);
+        let wait = |value: &'static str| {
+            let fields = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+            retry_after(&fields, wall)
+        };
+        assert_eq!(wait("7"), secs(7));
+        assert_eq!(wait("0"), secs(0));
+        assert_eq!(wait("99999999999999999999999"), secs(u64::MAX));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:42 GMT"), secs(5));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:00 GMT"), secs(0));
+        for nonsense in ["", "soon", "-1", "1.5"] {
+            assert_eq!(wait(nonsense), secs(1), "{nonsense:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), wall), secs(1));
+    }
+}

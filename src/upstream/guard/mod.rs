@@ -1,0 +1,282 @@
+//! Whether an upstream is asked at all: circuit breaker, hold-back after its 429s, places and their queue.
+//!
+//! *Invariants*
+//! 1. [`Guard::look`] changes nothing and costs nothing; whoever it refuses has paid no budget.
+//! 2. A [`Pass`] is told how its exchange ended, or was given up: then it says nothing of the upstream.
+//! 3. Nobody waits here for longer than `upstream.queue`.
+//!
+//! *Why not in the exchange itself:* who is refused must not have been counted as having asked.
+
+mod breaker;
+mod hold;
+mod pace;
+mod queue;
+mod window;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+
+pub use self::breaker::State;
+use self::breaker::{Breaker, Health, Leave};
+use self::hold::{HoldBack, retry_after};
+use self::pace::Pace;
+use self::queue::{Place, Queue};
+use self::window::Pair;
+use super::{Answer, Failure, Trip, UpstreamError};
+use crate::caller::CallerId;
+use crate::clock::{Clock, Dice};
+use crate::config;
+
+/// The guards of all upstreams, by index.
+#[derive(Debug)]
+pub struct Guards(Vec<Arc<Guard>>);
+
+impl Guards {
+    /// A guard for each of so many upstreams; each remembers `callers` at most.
+    pub fn new(
+        limits: &config::Upstream,
+        callers: usize,
+        clock: &Clock,
+        dice: &Dice,
+        upstreams: usize,
+    ) -> Self {
+        let guard = || {
+            let breaker = limits.breaker.map(|rule| Mutex::new(Breaker::new(rule, dice.clone())));
+            Arc::new(Guard {
+                breaker,
+                hold: HoldBack::new(limits.hold_back, callers),
+                queue: Arc::new(Queue::new(limits.concurrency.map(Pace::new))),
+                wait: limits.queue,
+                clock: clock.clone(),
+                hasher: RandomState::new(),
+            })
+        };
+        Self((0..upstreams).map(|_| guard()).collect())
+    }
+
+    /// That of an upstream.
+    pub fn of(&self, upstream: usize) -> Option<&Arc<Guard>> {
+        self.0.get(upstream)
+    }
+}
+
+/// What stands before one upstream.
+#[derive(Debug)]
+pub struct Guard {
+    breaker: Option<Mutex<Breaker>>,
+    hold: HoldBack,
+    queue: Arc<Queue>,
+    wait: Duration,
+    clock: Clock,
+    hasher: RandomState,
+}
+
+/// A refusal: the upstream was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream was not asked: {}", why.as_str())]
+pub struct Refused {
+    /// Why.
+    pub why: Why,
+    /// For `Retry-After` (RFC 9110 §10.2.3): whole seconds, rounded up, at least 1.
+    pub retry_after: u64,
+}
+
+/// Why an upstream was not asked, or not again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// The circuit breaker is open.
+    Open,
+    /// The upstream said 429, and how long to wait.
+    HeldBack,
+    /// As many exchanges are under way as it bears, and no place came free in time.
+    Busy,
+}
+
+impl Why {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Open, Self::HeldBack, Self::Busy];
+
+    /// The stable label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::HeldBack => "held_back",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// What a guard can say of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What the breaker is doing; one that is off is closed.
+    pub breaker: State,
+    /// Exchanges under way.
+    pub in_flight: usize,
+    /// As many as may be; `None` = any number.
+    pub limit: Option<usize>,
+    /// Exchanges that wait for a place.
+    pub queued: usize,
+}
+
+impl Guard {
+    /// Whether [`Self::enter`] would refuse at once.
+    ///
+    /// # Errors
+    /// When the breaker is open, or the upstream wants to be left alone.
+    pub fn look(&self, caller: Option<&CallerId>) -> Result<(), Refused> {
+        let now = self.clock.mono();
+        self.hold.look(caller, now).map_err(|wait| Refused::new(Why::HeldBack, wait))?;
+        self.breaker.as_ref().map_or(Ok(()), |breaker| {
+            breaker.lock().look(now).map_err(|wait| Refused::new(Why::Open, wait))
+        })
+    }
+
+    /// Leave and a place for one exchange about `key`.
+    ///
+    /// # Errors
+    /// When it may not be begun, now or within the time that is waited for it.
+    pub async fn enter(
+        self: &Arc<Self>,
+        caller: Option<&CallerId>,
+        key: &[u8],
+    ) -> Result<Pass, Refused> {
+        let place = self.queue.enter(caller.copied(), self.wait).await;
+        let place = place.map_err(|_full| Refused::new(Why::Busy, Duration::ZERO))?;
+        // Much may have happened while it waited.
+        let now = self.clock.mono();
+        self.hold.look(caller, now).map_err(|wait| Refused::new(Why::HeldBack, wait))?;
+        let leave = self.breaker.as_ref().map(|breaker| breaker.lock().admit(now)).transpose();
+        let leave = leave.map_err(|wait| Refused::new(Why::Open, wait))?;
+        let pair = Pair { caller: caller.copied(), key: self.hasher.hash_one(key) };
+        Ok(Pass {
+            guard: Arc::clone(self),
+            leave: leave.unwrap_or(Leave { probe: false }),
+            pair,
+            health: Health::Unknown,
+            turned: None,
+            _place: place,
+        })
+    }
+
+    /// What it says of itself.
+    pub fn view(&self) -> View {
+        let now = self.clock.mono();
+        let filling = self.queue.filling();
+        View {
+            breaker: self
+                .breaker
+                .as_ref()
+                .map_or(State::Closed, |breaker| breaker.lock().state(now)),
+            in_flight: filling.in_flight,
+            limit: filling.limit,
+            queued: filling.queued,
+        }
+    }
+}
+
+/// Leave and place for one exchange; given back on drop.
+#[derive(Debug)]
+#[must_use = "it is given back when this is dropped"]
+pub struct Pass {
+    guard: Arc<Guard>,
+    leave: Leave,
+    pair: Pair,
+    health: Health,
+    turned: Option<State>,
+    _place: Place,
+}
+
+impl Pass {
+    /// How the exchange ended; says what the breaker turned to, if that turned it.
+    pub fn end(mut self, result: Result<&Answer, &Failure>) -> Option<State> {
+        let now = self.guard.clock.mono();
+        match result {
+            Ok(answer) => {
+                self.health = health_of(answer.status);
+                let capacity = self.health == Health::Well;
+                let latency = capacity.then(|| latency(&answer.trip));
+                self.guard.queue.learn(latency, now);
+                if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) =
+                    (answer.status, &self.pair.caller)
+                {
+                    let wait = retry_after(&answer.fields, answer.trip.head_at.wall);
+                    self.guard.hold.throttled(caller, wait, now);
+                }
+            }
+            Err(failure) => {
+                self.health = health_after(&failure.error);
+                if failure.error.is_timeout() {
+                    self.guard.queue.learn(None, now);
+                }
+            }
+        }
+        self.settle();
+        self.turned.take()
+    }
+
+    fn settle(&mut self) {
+        let Some(breaker) = &self.guard.breaker else { return };
+        let now = self.guard.clock.mono();
+        let mut breaker = breaker.lock();
+        if breaker.ended(self.leave, self.pair, self.health, now) {
+            self.turned = Some(breaker.state(now));
+        }
+        // It has been told; what drops it has nothing to add.
+        self.leave.probe = false;
+        self.health = Health::Unknown;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.leave.probe {
+            self.settle();
+        }
+    }
+}
+
+impl Refused {
+    fn new(why: Why, wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        Self { why, retry_after: seconds.max(1) }
+    }
+}
+
+/// From the start of the last try to the end of the head.
+fn latency(trip: &Trip) -> Duration {
+    trip.head_at.mono.saturating_sub(trip.requested_at.mono)
+}
+
+/// What a status says of the upstream as a whole: a plain 500 may be one unit's.
+fn health_of(status: StatusCode) -> Health {
+    match status.as_u16() {
+        502..=504 => Health::Ill,
+        _ => Health::Well,
+    }
+}
+
+/// What a failure says: a broken answer may be one unit's.
+fn health_after(error: &UpstreamError) -> Health {
+    match error {
+        UpstreamError::Resolve(_)
+        | UpstreamError::Connect(_)
+        | UpstreamError::Tls(_)
+        | UpstreamError::ConnectTimeout
+        | UpstreamError::FirstByteTimeout
+        | UpstreamError::TotalTimeout => Health::Ill,
+        UpstreamError::Target
+        | UpstreamError::Reset
+        | UpstreamError::Protocol
+        | UpstreamError::Status
+        | UpstreamError::TooLarge
+        | UpstreamError::Memory
+        | UpstreamError::TooManyFields
+        | UpstreamError::Truncated
+        | UpstreamError::Coding(_) => Health::Unknown,
+    }
+}

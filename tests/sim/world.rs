@@ -17,9 +17,9 @@ pub(crate) const UNITS: [&str; 2] = ["unit-1", "unit-2"];
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// The gateway's windows.
-pub(crate) const TTL: Duration = Duration::from_secs(2);
-pub(crate) const REVALIDATE: Duration = Duration::from_millis(1500);
-pub(crate) const IF_ERROR: Duration = Duration::from_secs(5);
+pub(crate) const TTL: Duration = Duration::from_secs(1);
+pub(crate) const REVALIDATE: Duration = Duration::from_secs(1);
+pub(crate) const IF_ERROR: Duration = Duration::from_secs(2);
 
 /// How much later the second try of a request may be seen: it has to connect first.
 const AGAIN: Duration = Duration::from_millis(600);

@@ -3,14 +3,12 @@
 //! *Invariants*
 //! 1. Every exchange ends within `upstream.total`, and no body grows past `upstream.max_body`.
 //! 2. A target goes out byte for byte, or not at all.
-//! 3. A write is sent at most once; a safe request at most twice, the second time on a connection
-//!    of its own.
+//! 3. A write is sent at most once; a safe request at most twice, the second time on its own connection.
 //! 4. Bodies under way take at most `upstream.max_buffered`, over all exchanges.
 //! 5. A connection on which a deadline ran out, or that grew too old, carries no further request.
 //!
-//! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that
-//! has been idle for over a second, for its peer may be about to close it; a retry must not meet
-//! another dead connection.
+//! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that has been idle
+//! for over a second, for its peer may be about to close it; a retry must not meet another dead connection.
 
 mod body;
 mod connect;

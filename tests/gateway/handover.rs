@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
+use unitgate::shutdown::Shutdown;
 
 use crate::support::{Process, UNIT, Upstream, Wire, configuration, fetch, token};
 
@@ -38,7 +39,7 @@ impl Load {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let client = |number| {
             let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-            unitgate::shutdown::Shutdown::new().spawn(async move {
+            Shutdown::new().spawn(async move {
                 let bearer = format!("Bearer {}", token("alice"));
                 let mut kept = None;
                 while !stop.load(SeqCst) {

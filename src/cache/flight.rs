@@ -131,6 +131,11 @@ impl<T, I> Publisher<T, I> {
             room
         });
     }
+
+    /// Resolves once nobody waits any more. Who can be joined may get company again after that.
+    pub async fn abandoned(&self) {
+        self.0.closed().await;
+    }
 }
 
 /// A place on a flight.

@@ -3,6 +3,8 @@
 //! *Invariants*
 //! 1. Whom the guard would refuse pays no budget and takes no place in the lane.
 //! 2. A place is held until the exchange ends, or is given up.
+//! 3. Who waits for a place and is not waited for any more asks nothing. What has begun is heard to its end,
+//!    since a 401 ends what is stored for its token: nobody is to keep that alive by hanging up.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::Gateway;
-use super::landing::{Failed, TripFacts};
+use super::interim::Interim;
+use super::landing::{Failed, Landing, TripFacts};
+use crate::cache::flight::Publisher;
 use crate::cache::generation::{Scope, Strength};
 use crate::cache::{Invalidation, Source};
 use crate::caller::CallerId;
@@ -21,7 +25,8 @@ use crate::upstream::guard::{Pass, Refused};
 use crate::upstream::{Answer, Ask};
 
 impl Gateway {
-    /// One exchange with the upstream, its guard, budget and lane first, its facts recorded.
+    /// One exchange with the upstream, its guard, budget and lane first, its facts recorded. `askers` are
+    /// those for whom alone it is made: without any left it does not begin.
     pub(super) async fn ask(
         &self,
         route: u16,
@@ -29,22 +34,17 @@ impl Gateway {
         peer: IpAddr,
         ask: Ask,
         cause: Cause,
+        askers: Option<&Publisher<Landing, Arc<Interim>>>,
     ) -> Result<Answer, Failed> {
         let plan = self.plan_at(route);
-        let guard = self.0.guards.of(plan.upstream);
-        if let Some(guard) = guard {
-            guard.look(caller).map_err(|refused| self.refused(route, refused))?;
-        }
-        let _lane = match caller {
-            Some(caller) => self.admit_upstream(caller).await?,
-            None => None,
-        };
-        let pass = match guard {
-            Some(guard) => {
-                let entered = guard.enter(caller, subject(caller, &ask.target)).await;
-                Some(entered.map_err(|refused| self.refused(route, refused))?)
-            }
-            None => None,
+        let entered = self.enter(route, caller, &ask.target);
+        let (_lane, pass) = match askers {
+            None => entered.await?,
+            Some(askers) => tokio::select! {
+                biased;
+                entered = entered => entered?,
+                () = askers.abandoned() => return Err(Error::TimedOut.into()),
+            },
         };
         let result = self.0.upstreams.exchange(plan.upstream, ask).await;
         self.note_health(route, pass.and_then(|pass: Pass| pass.end(result.as_ref())));
@@ -64,6 +64,26 @@ impl Gateway {
         self.note_standing(caller, peer, answer.status);
         self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
         Ok(answer)
+    }
+
+    /// The places that an exchange needs, waited for.
+    async fn enter(
+        &self,
+        route: u16,
+        caller: Option<&CallerId>,
+        target: &[u8],
+    ) -> Result<(Option<LanePermit>, Option<Pass>), Failed> {
+        let guard = self.0.guards.of(self.plan_at(route).upstream);
+        if let Some(guard) = guard {
+            guard.look(caller).map_err(|refused| self.refused(route, refused))?;
+        }
+        let lane = match caller {
+            Some(caller) => self.admit_upstream(caller).await?,
+            None => None,
+        };
+        let Some(guard) = guard else { return Ok((lane, None)) };
+        let entered = guard.enter(caller, subject(caller, target)).await;
+        Ok((lane, Some(entered.map_err(|refused| self.refused(route, refused))?)))
     }
 
     fn refused(&self, route: u16, refused: Refused) -> Failed {

@@ -248,7 +248,7 @@ impl Job {
             interim: self.interim.clone(),
         };
         let answer =
-            self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause).await?;
+            self.gateway.ask(self.route, self.caller.as_ref(), self.peer, ask, cause, None).await?;
         if matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
         {
             // Ended for good: no stale window covers a refusal.

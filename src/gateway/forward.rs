@@ -154,12 +154,13 @@ impl Gateway {
 
 impl Errand {
     async fn run(mut self, publisher: Publisher<Landing, Arc<Interim>>) -> Landing {
+        let askers = publisher.clone();
         self.ask.interim =
             Some(self.gateway.on_interim(self.route, Credentials::default(), publisher));
-        self.done().await.map(Arc::new).map_err(Arc::new)
+        self.done(&askers).await.map(Arc::new).map_err(Arc::new)
     }
 
-    async fn done(self) -> Result<Landed, Failed> {
+    async fn done(self, askers: &Publisher<Landing, Arc<Interim>>) -> Result<Landed, Failed> {
         let Self { gateway, route, caller, peer, ask, asking, target, host, unit } = self;
         let write = ask.kind == Kind::Write;
         let cause = if write { Cause::Write } else { Cause::Forward };
@@ -173,7 +174,8 @@ impl Errand {
             host: host.as_deref(),
             unit: unit.as_deref(),
         };
-        let answer = match gateway.ask(route, caller.as_ref(), peer, ask, cause).await {
+        let asked = gateway.ask(route, caller.as_ref(), peer, ask, cause, Some(askers)).await;
+        let answer = match asked {
             Ok(answer) => answer,
             Err(failed) => {
                 if write && failed.sent == Sent::Maybe {

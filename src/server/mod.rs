@@ -5,6 +5,7 @@
 //! 2. The operators' port opens first and closes last, so that readiness is always told.
 //! 3. A drain never lasts past its deadline, whatever is still under way.
 
+mod door;
 pub(crate) mod ports;
 
 use std::io;
@@ -13,29 +14,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::admin::{self, Access, Admin, Changes, Pass, Probes, Readiness};
 use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
 use crate::config::Config;
 use crate::error::Error;
-use crate::gateway::{ANSWERED_5XX, Current, Gateway, Ground, Session};
+use crate::gateway::{ANSWERED_5XX, Current, Gateway, Ground};
 use crate::handover::Offer;
-use crate::listener::{
-    self, Ahead, BindError, Change, Given, Handler, Places, Pulse, Refused, Tls, TlsError, Workers,
-};
+use crate::listener::{self, BindError, Given, Places, Pulse, Refused, Tls, TlsError, Workers};
 use crate::reload::{self, Reload, labels, target_view};
 use crate::shutdown::{Phase, Shutdown};
-use crate::telemetry::{Lines, Rarely, Setup, Telemetry, Vocabulary};
+use crate::telemetry::{Lines, Setup, Telemetry, Vocabulary};
 use crate::upstream::{SetupError, UpstreamError, Upstreams};
+
+pub(crate) use door::Door;
 
 /// A gateway with its ports open.
 #[derive(Debug)]
@@ -253,73 +250,6 @@ pub enum StartError {
     Socket(io::Error),
 }
 
-/// The gateway as the listener sees it.
-#[derive(Clone)]
-pub(crate) struct Door {
-    gateway: Current,
-    /// Its metrics are those of every configuration.
-    telemetry: Arc<Telemetry>,
-    accept_failures: Arc<Rarely>,
-    clock: Clock,
-}
-
-impl Door {
-    /// The door of `gateway`.
-    pub(crate) fn new(gateway: Current, telemetry: Arc<Telemetry>, clock: Clock) -> Self {
-        Self { gateway, telemetry, accept_failures: Arc::default(), clock }
-    }
-}
-
-impl Handler for Door {
-    type Body = Full<Bytes>;
-    type Session = Session;
-
-    fn session(&self, peer: SocketAddr) -> Session {
-        self.gateway.load().session(peer.ip())
-    }
-
-    fn call(
-        &self,
-        request: Request<Incoming>,
-        session: &Session,
-        ahead: &Ahead,
-    ) -> impl Future<Output = Response<Self::Body>> + Send {
-        self.gateway.handle(request, session, ahead)
-    }
-
-    fn refused(&self, why: Refused, _peer: SocketAddr) {
-        self.telemetry.metrics.connections_ended_total.inc(why.as_str());
-    }
-
-    fn streams_refused(&self, count: u64) {
-        self.telemetry.metrics.http2_requests_refused_total.inc_by(count);
-    }
-
-    fn certificate_changed(&self, outcome: Result<(), TlsError>) {
-        self.telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(outcome.is_ok()));
-        match outcome {
-            Ok(()) => info!("TLS: the changed certificate is in use for new connections"),
-            Err(error) => {
-                error!(%error, "TLS: the changed files can't be used, the old stay in use");
-            }
-        }
-    }
-
-    fn connections(&self, change: Change) {
-        let open = &self.telemetry.metrics.connections;
-        match change {
-            Change::Opened => open.inc(),
-            Change::Closed => open.dec(),
-        }
-    }
-
-    fn accept_failed(&self, error: &io::Error) {
-        if let Some(more) = self.accept_failures.due(self.clock.mono(), ACCEPT_WARNING) {
-            warn!(%error, suppressed = more, "a connection could not be accepted; raise the limit of open files");
-        }
-    }
-}
-
 pub(crate) fn callers(config: &Config) -> Result<Callers, StartError> {
     match config.caller.key().map_err(StartError::Key)? {
         Some(secret) => Ok(Callers::from_secret(&secret)),
@@ -407,6 +337,3 @@ fn open_admin(
 
 /// Longest wait for the log's last lines.
 const FLUSH: Duration = Duration::from_secs(1);
-
-/// Failures to accept are told this often at most.
-const ACCEPT_WARNING: Duration = Duration::from_secs(10);

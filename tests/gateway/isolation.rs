@@ -10,6 +10,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use unitgate::config::Lane;
 
 use crate::support::{
     Answer, Ask, Client, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, START, Seen, UNIT, Upstream,
@@ -271,6 +272,25 @@ async fn a_401_to_a_forwarded_read_counts_though_its_client_has_left() {
     gate.leave().await;
     assert_eq!(gate.metric("upstream_requests_total", &[]), 2.0);
     assert_eq!(gate.metric("cache_invalidations_total", &["unauthorized"]), 1.0);
+}
+
+#[tokio::test]
+async fn who_leaves_while_waiting_for_a_place_upstream_asks_nothing() {
+    let upstream = Upstream::start().await;
+    let mut gate = Gate::start(&upstream, |config| {
+        config.limits.lane = Some(Lane { in_flight: 1, wait: secs(60) });
+    });
+    let held = upstream.hold();
+    let first = gate.client("alice").begin(Ask::get(UNIT));
+    held.arrived().await;
+    let (read, write) = (Ask::get(INTEGRATION), Ask::put(INTEGRATION, "{}"));
+    for ask in [read, write] {
+        gate.client("bob").enter(ask).await.hang_up().await;
+    }
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
+    assert!(gate.leave().await);
+    assert_eq!(upstream.count(), 1);
 }
 
 #[tokio::test]

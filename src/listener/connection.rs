@@ -26,10 +26,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use super::http2::Here;
-use super::io::{Activity, Alarm, Patience, Ticks, Timed, Wear};
+use super::io::{Activity, Alarm, Patience, Ticks, Timed};
 use super::line::Line;
 use super::peers::Peers;
 use super::tls::Tls;
+use super::wear::Wear;
 use super::{Handler, Refused};
 use crate::clock::{Clock, Dice};
 use crate::config;

@@ -21,6 +21,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, MissedTickBehavior, Sleep};
 
+use super::wear::Wear;
 use super::{Ahead, Refused};
 
 /// A stream whose reads and writes are noted in its [`Activity`].
@@ -177,36 +178,6 @@ pub(super) struct Activity {
     body: AtomicBool,
     ahead: Ahead,
     wear: Wear,
-}
-
-/// How many requests a connection has had, and how many and how long it may have at most.
-#[derive(Debug)]
-pub(super) struct Wear {
-    ticks: Ticks,
-    requests: AtomicU64,
-    most: u64,
-    until: u64,
-}
-
-impl Wear {
-    /// A new connection that is to end after `most` requests, and after `age`; 0 = it need not.
-    pub(super) fn new(ticks: Ticks, most: u64, age: Duration) -> Self {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let until = if age == 0 { u64::MAX } else { ticks.now().saturating_add(age) };
-        let most = if most == 0 { u64::MAX } else { most };
-        Self { ticks, requests: AtomicU64::new(0), most, until }
-    }
-
-    /// One more request.
-    pub(super) fn asked(&self) {
-        // One task alone counts; an addition that others could see halfway would cost more.
-        self.requests.store(self.requests.load(Relaxed).saturating_add(1), Relaxed);
-    }
-
-    /// Whether the connection has had its share and is to end in order.
-    pub(super) fn is_out(&self) -> bool {
-        self.requests.load(Relaxed) >= self.most || self.ticks.now() >= self.until
-    }
 }
 
 /// What a connection waits for.
@@ -398,6 +369,12 @@ impl Ticks {
         self.now.load(Relaxed)
     }
 
+    /// Sets the clock.
+    #[cfg(test)]
+    pub(super) fn set(&self, tick: u64) {
+        self.now.store(tick, Relaxed);
+    }
+
     pub(super) fn instant(&self, tick: u64) -> Instant {
         self.start + Duration::from_millis(tick)
     }
@@ -418,27 +395,6 @@ mod tests {
         write: Duration::from_secs(30),
     };
 
-    impl Wear {
-        fn none(ticks: &Ticks) -> Self {
-            Self::new(ticks.clone(), 0, Duration::ZERO)
-        }
-    }
-
-    #[test]
-    fn a_connection_wears_out_by_requests_or_by_age_or_never() {
-        let ticks = Ticks::new();
-        let (by_count, by_age, never) = (
-            Wear::new(ticks.clone(), 2, Duration::ZERO),
-            Wear::new(ticks.clone(), 0, Duration::from_mins(1)),
-            Wear::none(&ticks),
-        );
-        by_count.asked();
-        assert!(!by_count.is_out() && !by_age.is_out());
-        by_count.asked();
-        ticks.now.store(60_001, Relaxed);
-        assert!(by_count.is_out() && by_age.is_out() && !never.is_out());
-    }
-
     struct Watched {
         client: DuplexStream,
         timed: Timed<DuplexStream>,
@@ -449,7 +405,8 @@ mod tests {
     impl Watched {
         fn new() -> Self {
             let ticks = Ticks::new();
-            let activity = Arc::new(Activity::new(ticks.clone(), Wear::none(&ticks)));
+            let activity =
+                Arc::new(Activity::new(ticks.clone(), Wear::new(ticks.clone(), 0, Duration::ZERO)));
             let (client, server) = duplex(8);
             let timed = Timed::new(server, Arc::clone(&activity), 10);
             Self { client, timed, activity, ticks }
@@ -592,7 +549,7 @@ mod tests {
     #[tokio::test]
     async fn the_ticks_move_and_a_timer_is_never_early() {
         let ticks = Ticks::new();
-        let activity = Activity::new(ticks.clone(), Wear::none(&ticks));
+        let activity = Activity::new(ticks.clone(), Wear::new(ticks.clone(), 0, Duration::ZERO));
         let patience = Patience { idle: TICK, ..PATIENCE };
         let began = Instant::now();
         let mut alarm = Alarm::new(&patience);

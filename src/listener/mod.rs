@@ -31,12 +31,14 @@ mod http2;
 mod io;
 mod line;
 mod peers;
+mod places;
 mod proxy;
 mod pulse;
 mod rewound;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod wear;
 mod workers;
 
 use std::convert::Infallible;
@@ -53,7 +55,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Dice};
 use crate::config;
@@ -63,11 +65,13 @@ pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
 pub use framing::{FramingError, framing};
 pub use given::{ADMIN as ADMIN_SOCKET, Given, GivenError};
+pub use places::Places;
 pub use tls::{Tls, TlsError};
 pub use workers::{Pulse, Workers};
 
 use connection::Port;
 use line::Line;
+use places::Place;
 
 /// What answers the requests, and is told what the listener sees.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -199,44 +203,6 @@ pub enum Change {
     Opened,
     /// One less.
     Closed,
-}
-
-/// The places for connections; clones share them, so that several [`serve`]s keep one cap.
-#[derive(Clone, Debug)]
-pub struct Places {
-    served: Arc<Semaphore>,
-    /// For those that are turned away, while they are told so.
-    shed: Arc<Semaphore>,
-}
-
-/// Where a connection is.
-enum Place {
-    Served(OwnedSemaphorePermit),
-    Shed(OwnedSemaphorePermit),
-}
-
-impl Places {
-    /// `connections` places, at least one.
-    pub fn new(connections: usize) -> Self {
-        let served = connections.clamp(1, Semaphore::MAX_PERMITS);
-        Self { served: Arc::new(Semaphore::new(served)), shed: Arc::new(Semaphore::new(SHED)) }
-    }
-
-    /// Waits until a connection can be accepted, to be served or to be turned away.
-    async fn any(&self) {
-        // The places are never closed, so neither is an error.
-        tokio::select! {
-            biased;
-            place = self.served.acquire() => drop(place),
-            place = self.shed.acquire() => drop(place),
-        }
-    }
-
-    /// A place for a connection that was accepted; `None` where one that was seen has been taken since.
-    fn take(&self) -> Option<Place> {
-        let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
-        take(&self.served).map(Place::Served).or_else(|| take(&self.shed).map(Place::Shed))
-    }
 }
 
 /// What a port is served with beside its sockets and its configuration.
@@ -408,9 +374,6 @@ fn is_of_one_connection(error: &Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
-
-/// Most connections that are being turned away at once: each takes a descriptor and up to a second.
-const SHED: usize = 16;
 
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);

@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use super::Refused;
 use super::frames::Frames;
-use super::io::{Patience, TICK, Ticks, Wear};
+use super::io::{Patience, TICK, Ticks};
 use super::line::Line;
+use super::wear::Wear;
 
 /// What a connection is at.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The places for connections; clones share them, so that several [`serve`]s keep one cap.
+/// The places for connections; clones share them, so that several ports keep one cap.
 #[derive(Clone, Debug)]
 pub struct Places {
     served: Arc<Semaphore>,

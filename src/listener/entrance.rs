@@ -26,7 +26,7 @@ pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Po
     let announced = port.proxy_protocol && port.is_trusted(peer.ip());
     if port.tls.is_none() && !port.h2c && !announced {
         let Some(_place) = port.peers.admit(peer.ip()) else {
-            return turn_away(stream, peer, &port, Refused::PeerFull).await;
+            return turn_away(stream, peer, &port, Refused::PeerFull, BRIEF).await;
         };
         return connection::run(stream, peer, Arc::clone(&port)).await;
     }
@@ -40,10 +40,13 @@ pub(super) async fn turn_away<H: Handler>(
     peer: SocketAddr,
     port: &Port<H>,
     why: Refused,
+    patience: Duration,
 ) {
     port.handler.refused(why, peer);
     if port.tls.is_none() {
-        farewell(stream, port.answer("503 Service Unavailable\r\nretry-after: 1")).await;
+        let answer = port.answer("503 Service Unavailable\r\nretry-after: 1");
+        // Whatever comes of it, the connection ends here.
+        drop(timeout(patience, farewell(stream, answer)).await);
     }
 }
 
@@ -63,7 +66,7 @@ async fn through<H: Handler>(
         }
     }
     let Some(_place) = port.peers.admit(peer.ip()) else {
-        return turn_away(rewound(stream), peer, &port, Refused::PeerFull).await;
+        return turn_away(rewound(stream), peer, &port, Refused::PeerFull, BRIEF).await;
     };
     if let Some(tls) = port.tls.clone() {
         secured(rewound(stream), peer, port, &tls).await;
@@ -167,3 +170,6 @@ impl<H: Handler> Drop for Counted<'_, H> {
         self.0.connections(Change::Closed);
     }
 }
+
+/// How long who has too many connections may hold one more: it is a place that others could have.
+const BRIEF: Duration = Duration::from_millis(50);

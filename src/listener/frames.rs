@@ -18,6 +18,8 @@ pub(super) struct Frames {
     have: usize,
     /// A head of a request has begun and not ended (RFC 9113 §4.3).
     in_head: bool,
+    /// The frame whose payload is passed over is a part of a head.
+    in_block: bool,
     /// Requests' heads that have begun, and the highest stream among them.
     heads: u64,
     newest: u32,
@@ -47,6 +49,7 @@ impl Frames {
             head: [0; HEAD],
             have: 0,
             in_head: false,
+            in_block: false,
             heads: 0,
             newest: 0,
             allowance: Allowance { left: per_second * BURST * 1000, per_second, filled: now },
@@ -82,7 +85,7 @@ impl Frames {
 
     /// Whether a request's head has begun and not ended.
     pub(super) fn in_head(&self) -> bool {
-        self.in_head
+        self.in_head || (self.in_block && self.skip > 0)
     }
 
     /// How many requests' heads have begun. Trailers are none (RFC 9113 §8.1).
@@ -95,6 +98,7 @@ impl Frames {
         let [a, b, c, kind, flags, stream @ ..] = self.head;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         self.skip = length;
+        self.in_block = matches!(kind, HEADERS | CONTINUATION);
         match kind {
             DATA if length > 0 || flags & END_STREAM != 0 => return Ok(()),
             HEADERS => {
@@ -205,6 +209,17 @@ mod tests {
         frames.read(&frame(CONTINUATION, 0, b"more"), 0).unwrap();
         assert!(frames.in_head());
         frames.read(&frame(CONTINUATION, END_HEADERS, b"last"), 0).unwrap();
+        assert!(!frames.in_head());
+    }
+
+    #[test]
+    fn a_head_whose_last_bytes_do_not_come_is_under_way() {
+        let mut frames = begun();
+        let head = frame(HEADERS, END_HEADERS, b"head");
+        let (first, last) = head.split_at(head.len() - 1);
+        frames.read(first, 0).unwrap();
+        assert!(frames.in_head());
+        frames.read(last, 0).unwrap();
         assert!(!frames.in_head());
     }
 

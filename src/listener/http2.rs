@@ -12,9 +12,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::Request;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -52,7 +54,9 @@ pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Po
 async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pulse: &Arc<Pulse>) {
     let session = port.handler.session(peer);
     let asked = Arc::new((port.handler.clone(), session, Arc::clone(pulse)));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        join_cookies(request.headers_mut());
+        let head = request.method() == Method::HEAD;
         let asked = Arc::clone(&asked);
         let working = asked.2.asked();
         async move {
@@ -61,26 +65,37 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
             let mut response = handler.call(request, session, &Ahead::new()).await;
             // RFC 9113 §8.2.2: GOAWAY says it here.
             response.headers_mut().remove(CONNECTION);
+            if head {
+                tell_length(&mut response);
+            }
             let answered = working.answered();
-            Ok::<_, Infallible>(response.map(|body| Answered::new(body, answered)))
+            Ok::<_, Infallible>(response.map(|body| Answered::new(body, head, answered)))
         }
     });
     let framed = Framed::new(stream, Arc::clone(pulse), port.control_frames);
     let mut connection = pin!(port.http2.serve_connection(TokioIo::new(framed), service));
     let mut alarm = Alarm::new(&port.patience);
     let mut drain_began = pin!(port.drain_began.notified());
-    let mut told = None;
+    let (mut told, mut parting) = (None, None);
     let ended = poll_fn(|cx| {
         let _registered = drain_began.as_mut().poll(cx);
-        let mut served = connection.as_mut().poll(cx);
-        if served.is_pending() && told.is_none() && (port.draining() || pulse.is_worn()) {
-            told = Some(Instant::now());
-            connection.as_mut().graceful_shutdown();
-            served = connection.as_mut().poll(cx);
-        }
-        match served {
-            Poll::Ready(served) => Poll::Ready(judge(served, pulse)),
-            Poll::Pending => end(cx, &mut alarm, pulse, &port.patience, told),
+        loop {
+            if let Poll::Ready(served) = connection.as_mut().poll(cx) {
+                return Poll::Ready(judge(served, pulse).or(parting));
+            }
+            if told.is_none() && (port.draining() || pulse.is_worn()) {
+                told = Some(Instant::now());
+                connection.as_mut().graceful_shutdown();
+                continue;
+            }
+            match ready!(end(cx, &mut alarm, pulse, &port.patience, told)) {
+                // A request that crosses the end is to know that it was not worked on (RFC 9113 §6.8).
+                Some(Refused::Idle) if told.is_none() => {
+                    (told, parting) = (Some(Instant::now()), Some(Refused::Idle));
+                    connection.as_mut().graceful_shutdown();
+                }
+                why => return Poll::Ready(why.or(parting)),
+            }
         }
     })
     .await;
@@ -104,9 +119,13 @@ fn end(
 ) -> Poll<Option<Refused>> {
     let deadline = pulse.deadline(patience);
     let (mut at, mut why) = deadline.map_or((None, None), |(at, why)| (Some(at), Some(why)));
-    // Who was told to leave and has nothing under way may have left without a word.
-    if let Some(told) = told.filter(|_| pulse.is_idle()) {
-        (at, why) = (Some(told + FAREWELL), None);
+    if let Some(told) = told {
+        // Who was told to leave and has nothing under way may have left without a word, and who never
+        // confirms that it was told could go on asking for ever.
+        let patience = if pulse.is_idle() { FAREWELL } else { LONGEST_PARTING };
+        if at.is_none_or(|at| at > told + patience) || why == Some(Refused::Idle) {
+            (at, why) = (Some(told + patience), None);
+        }
     }
     // With nothing to wait for, another look when the shortest time could have run out: a stream's end
     // doesn't wake this task.
@@ -120,6 +139,27 @@ fn end(
             }
             return Poll::Ready(why);
         }
+    }
+}
+
+/// Joins what HTTP/2 lets a client split: other recipients know one line only (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    if fields.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Never refused: it is made of values that were valid.
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        fields.insert(COOKIE, whole);
+    }
+}
+
+/// The length that the answer to GET would have (RFC 9110 §9.3.2): what answers HEAD has no content, which
+/// hyper sees to in HTTP/1.1 only.
+fn tell_length<B: Body>(response: &mut Response<B>) {
+    let length = response.body().size_hint().exact().filter(|length| *length > 0);
+    if let Some(length) = length.filter(|_| !response.headers().contains_key(CONTENT_LENGTH)) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
 
@@ -155,6 +195,9 @@ where
         tokio::spawn(stream);
     }
 }
+
+/// How long who was told to leave may still be sent what is under way.
+const LONGEST_PARTING: Duration = Duration::from_mins(5);
 
 /// What of a request's body may be under way on a stream.
 const STREAM_WINDOW: u32 = 64 << 10;

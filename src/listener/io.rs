@@ -133,6 +133,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_pending() {
             self.activity.wrote(true);
+        } else {
+            // Under TLS a write may be done whose bytes only a flush brings out.
+            self.activity.stalled.store(0, Relaxed);
         }
         flushed
     }
@@ -250,9 +253,9 @@ impl Activity {
         self.has_body() && !self.ended.load(Relaxed) && since.elapsed() < lately
     }
 
-    /// Whether a head has begun to come and nothing else is under way.
+    /// Whether a head has begun to come and nothing else is under way, no answer to an earlier one either.
     pub(super) fn in_head(&self) -> bool {
-        self.phase() == Phase::Head && !self.has_body()
+        self.phase() == Phase::Head && !self.has_body() && self.stalled.load(Relaxed) == 0
     }
 
     fn phase(&self) -> Phase {
@@ -471,6 +474,55 @@ mod tests {
         assert_eq!(watched.ends(), Some((95, Refused::Idle)));
         assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"0").is_pending());
         assert_eq!(watched.ends(), Some((50, Refused::WriteStalled)));
+    }
+
+    /// A stream as TLS is one: what was written waits for a flush, which has to be asked for twice.
+    struct Sluggish(bool);
+
+    impl AsyncWrite for Sluggish {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.0, true) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_flush_that_was_waited_for_ends_the_write_time() {
+        let watched = Watched::new();
+        watched.activity.answered();
+        let mut timed = Timed::new(Sluggish(false), Arc::clone(&watched.activity), 10);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut timed).poll_write(&mut cx, b"12345678").is_ready());
+        assert!(Pin::new(&mut timed).poll_flush(&mut cx).is_pending());
+        assert_eq!(watched.ends().map(|(_, why)| why), Some(Refused::WriteStalled));
+        assert!(Pin::new(&mut timed).poll_flush(&mut cx).is_ready());
+        assert_eq!(watched.ends().map(|(_, why)| why), Some(Refused::Idle));
+    }
+
+    #[tokio::test]
+    async fn no_drain_takes_a_request_that_is_ahead_of_its_time_for_the_end_of_an_answer() {
+        let mut watched = Watched::new();
+        watched.activity.asked(false);
+        watched.activity.answered();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"12345678").is_ready());
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"9").is_pending());
+        watched.arrives(b"GET").await.unwrap();
+        assert!(!watched.activity.in_head());
+        watched.client.read_exact(&mut [0; 8]).await.unwrap();
+        assert!(Pin::new(&mut watched.timed).poll_write(&mut cx, b"9").is_ready());
+        assert!(watched.activity.in_head());
     }
 
     #[tokio::test]

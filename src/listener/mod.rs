@@ -69,7 +69,7 @@ pub use places::Places;
 pub use tls::{Tls, TlsError};
 pub use workers::{Pulse, Workers};
 
-use connection::Port;
+use connection::{FAREWELL, Port};
 use line::Line;
 use places::Place;
 
@@ -263,8 +263,8 @@ pub async fn serve<H: Handler>(
                             entrance::run(Line::Tcp(stream), peer, port).await;
                         }
                         (Ok(stream), Place::Shed(_place)) => {
-                            entrance::turn_away(Line::Tcp(stream), peer, &port, Refused::Shed)
-                                .await;
+                            let (stream, why) = (Line::Tcp(stream), Refused::Shed);
+                            entrance::turn_away(stream, peer, &port, why, FAREWELL).await;
                         }
                         (Err(error), _) => port.handler.accept_failed(&error),
                     }

@@ -171,13 +171,15 @@ impl Drop for Unread {
 /// An answer's body that notes when it was taken.
 #[derive(Debug)]
 pub(super) struct Answered<B> {
-    body: B,
+    /// `None` where HEAD is answered.
+    body: Option<B>,
     unread: Unread,
 }
 
 impl<B> Answered<B> {
-    pub(super) fn new(body: B, unread: Unread) -> Self {
-        Self { body, unread }
+    /// `head`: it answers HEAD, so that nothing of it is sent.
+    pub(super) fn new(body: B, head: bool, unread: Unread) -> Self {
+        Self { body: (!head).then_some(body), unread }
     }
 }
 
@@ -189,17 +191,18 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answered<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
         let piece = |bytes| Piece { bytes, unread: Unread::new(&self.unread.0) };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -296,9 +299,8 @@ impl AsyncWrite for Framed {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if flushed.is_pending() {
-            self.pulse.wrote(true);
-        }
+        // Under TLS a write may be done whose bytes only a flush brings out.
+        self.pulse.wrote(flushed.is_pending());
         flushed
     }
 

@@ -126,6 +126,35 @@ async fn without_tls_http2_is_spoken_only_where_it_is_configured() {
 }
 
 #[tokio::test]
+async fn head_has_the_fields_of_get_and_no_content_in_http2_too() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, h2c);
+    let mut two = Two::over(tcp(&gate).await).await;
+    for cache in ["unitgate; fwd", "unitgate; hit"] {
+        let mut head = request(UNIT);
+        *head.method_mut() = http::Method::HEAD;
+        let (status, fields, body) = two.send(&head).await.unwrap();
+        assert_eq!((status, body.as_str()), (200, ""));
+        assert!(fields["cache-status"].to_str().unwrap().starts_with(cache));
+        let got = two.get(UNIT).await.2.len().to_string();
+        assert_eq!(fields["content-length"], got.as_str());
+    }
+}
+
+#[tokio::test]
+async fn cookies_that_http2_splits_are_one_line_to_the_upstream() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::shared(&upstream, h2c);
+    let mut two = Two::over(tcp(&gate).await).await;
+    let mut split = request("/page");
+    for crumb in ["a=1", "b=2"] {
+        split.headers_mut().append("cookie", crumb.parse().unwrap());
+    }
+    assert_eq!(two.send(&split).await.unwrap().0, 200);
+    assert_eq!(upstream.last().field("cookie"), Some("a=1; b=2"));
+}
+
+#[tokio::test]
 async fn a_drain_says_goaway_and_finishes_what_is_under_way() {
     let upstream = Upstream::start().await;
     let held = upstream.hold();
@@ -398,6 +427,8 @@ async fn a_connection_without_a_stream_is_ended_by_the_idle_time_whatever_it_pin
     raw.send(&frame(PING, 0, 0, &[0; 8])).await;
     let frames = raw.rest().await;
     assert!(frames.iter().any(|(kind, ..)| *kind == DATA));
+    // Who asks at that moment is to know whether it was worked on (RFC 9113 §6.8).
+    assert!(frames.iter().any(|(kind, ..)| *kind == GOAWAY));
     assert_eq!(ended(&gate, "idle"), 1.0);
 }
 

@@ -25,7 +25,7 @@ use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked};
 use crate::route::Route;
-use crate::upstream::{Answer, decode, fields, length};
+use crate::upstream::{Answer, Share, decode, fields, length};
 
 /// What was asked, as far as it decides which answers fit.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub(super) struct Composed {
     /// The upstream's fields that decide on storing.
     pub(super) ruling: HeaderMap,
     pub(super) body: Masked,
+    /// Memory for the body; what is stored is counted by the cache instead.
+    pub(super) share: Share,
     /// Whether all of the answer arrived.
     pub(super) whole: bool,
     pub(super) validators: Validators,
@@ -73,8 +75,7 @@ impl Gateway {
             return Err(Error::UnaskedStatus);
         }
         let times = times(&answer);
-        // The memory's share is held until the body has been looked through.
-        let Answer { status, fields, body, broken, trip, share: _share } = answer;
+        let Answer { status, fields, body, broken, trip, share } = answer;
         let mut shown = self.shown(route, status, &fields);
         if asking.method == Method::HEAD && !route.masks() && status != StatusCode::NO_CONTENT {
             // RFC 9110 §9.3.2: what a GET would have; of masked bytes nobody knows it.
@@ -119,6 +120,7 @@ impl Gateway {
             validators: Validators::of(&fields),
             ruling: fields,
             body,
+            share,
             whole,
             times,
             received: trip.head_at,
@@ -160,6 +162,7 @@ impl Gateway {
                 last_modified: update.last_modified.or_else(|| before.last_modified.clone()),
             },
             times: times(answer),
+            share: Share::default(),
             received: answer.trip.head_at,
         }
     }
@@ -181,6 +184,7 @@ impl Gateway {
             whole: true,
             validators: Validators::default(),
             times: Times { requested_at: now.wall, received_at: now.wall, delay: Duration::ZERO },
+            share: Share::default(),
             received: now,
         };
         composed.unkept(owner)

@@ -81,7 +81,8 @@ impl Composed {
             status: self.status,
             fields: Fields::copied(&self.shown),
             hidden: Fields::copied(&hidden),
-            body: self.body,
+            // What nobody keeps counts until its last reader has it.
+            body: if kept { self.body } else { self.body.keeping(self.share) },
             validators: own_validators(&self.validators),
             variant,
             fields_masked: self.facts.fields_masked,

@@ -158,6 +158,12 @@ impl Masked {
         &self.0
     }
 
+    /// The same bytes, which keep `what` for as long as anybody reads them.
+    #[must_use]
+    pub fn keeping(self, what: impl Send + Sync + 'static) -> Self {
+        if self.is_empty() { self } else { Self(Bytes::from_owner(Keeping(self.0, what))) }
+    }
+
     /// The bytes, on their way out.
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -171,6 +177,15 @@ impl Masked {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Bytes, and what lives as long as they do.
+struct Keeping<T>(Bytes, T);
+
+impl<T> AsRef<[u8]> for Keeping<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -443,6 +443,17 @@ async fn a_body_without_memory_for_it_is_503_and_the_memory_comes_back() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_stored_counts_until_its_client_has_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    upstream.answer(Answer::json(200, format!("\"{}\"", "a".repeat(1 << 20))));
+    let reply = gate.client("a").enter(Ask::get(INTEGRATION)).await.reply().await;
+    assert!(gate.scraped("upstream_buffered_bytes", &[]).await >= 1_048_576.0);
+    drop(reply);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_failing_refresh_never_evicts_a_good_entry() {
     let failures = [
         Answer::json(500, "{}"),

@@ -219,8 +219,12 @@ async fn answer_each(mut stream: DuplexStream, answer: Vec<u8>, stays: bool) {
     }
 }
 
+/// Letters alone, or behind what begins no key, are none: the bytes made up may have broken the prefix.
 fn hides_the_key(bytes: &[u8]) {
-    let shown = bytes.windows(LETTERS.len()).any(|window| window == LETTERS);
+    let shown = memchr::memmem::find_iter(bytes, LETTERS).any(|start| {
+        let before = &bytes[..start];
+        ["cal_", "cal_live_", "cal_test_"].iter().any(|prefix| before.ends_with(prefix.as_bytes()))
+    });
     assert!(!shown, "{}", String::from_utf8_lossy(bytes));
 }
 

@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Access, Pass, Reloaded};
 use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
-use crate::config::{Config, ConfigErrors, LogTarget, Warning};
+use crate::config::{self, Config, ConfigErrors, LogTarget, Warning};
 use crate::gateway::Current;
 use crate::mask::Masker;
 use crate::route::Routes;
@@ -82,7 +82,7 @@ impl Files {
     fn of(config: &Config) -> std::io::Result<Self> {
         let digest = |secret: Option<Vec<u8>>| secret.map(|secret| blake3::hash(&secret));
         Ok(Self {
-            ca: digest(config.upstream.ca_file.as_ref().map(std::fs::read).transpose()?),
+            ca: digest(config.upstream.ca_file.as_deref().map(config::read_file).transpose()?),
             caller_key: digest(config.caller.key()?),
             token: config.admin.token()?.as_deref().map(Pass::of),
         })

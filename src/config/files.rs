@@ -51,7 +51,8 @@ pub(super) fn check(config: &Config, walk: &mut Walk<'_>) {
     let (caller, admin) = (&config.caller, &config.admin);
     secret_file("caller.key_file", caller.key_file.as_deref(), caller.key(), walk);
     secret_file("admin.token_file", admin.token_file.as_deref(), admin.token(), walk);
-    ca_file(config, walk);
+    let ca_file = config.upstream.ca_file.as_deref();
+    pem_file("upstream.ca_file", ca_file, CERTIFICATE, "certificate", walk);
     tls(&config.listen, walk);
 }
 
@@ -78,26 +79,24 @@ fn tls(listen: &Listen, walk: &mut Walk<'_>) {
             return walk.clash(&[certificate, key], fault);
         }
     }
-    let (a_certificate, a_key) = ("-----BEGIN CERTIFICATE-----", "PRIVATE KEY-----");
-    pem_file(certificate, listen.tls_certificate_file.as_deref(), a_certificate, walk);
-    pem_file(key, listen.tls_key_file.as_deref(), a_key, walk);
-    pem_file(
-        "listen.tls_client_ca_file",
-        listen.tls_client_ca_file.as_deref(),
-        a_certificate,
-        walk,
-    );
+    let client_ca = listen.tls_client_ca_file.as_deref();
+    pem_file(certificate, listen.tls_certificate_file.as_deref(), CERTIFICATE, "certificate", walk);
+    pem_file(key, listen.tls_key_file.as_deref(), "PRIVATE KEY-----", "private key", walk);
+    pem_file("listen.tls_client_ca_file", client_ca, CERTIFICATE, "certificate", walk);
     for_everyone(key, listen.tls_key_file.as_deref(), walk);
 }
 
-fn pem_file(key: &str, path: Option<&Path>, part: &str, walk: &mut Walk<'_>) {
+/// Checks that a file, if there is one, holds something in PEM: `label` marks it, `what` names it.
+fn pem_file(key: &str, path: Option<&Path>, label: &str, what: &str, walk: &mut Walk<'_>) {
     let Some(path) = path else { return };
     let problem = match bytes(path) {
         Err(error) => format!("the file can't be read: {error}"),
-        Ok(pem) if !contains(&pem, part.as_bytes()) => format!("the file holds no {part}"),
+        Ok(pem) if !contains(&pem, label.as_bytes()) => format!("the file holds no {what}"),
         Ok(_) => return,
     };
-    walk.clash(&[key], Fault::new(problem, "name a file in PEM"));
+    let begins = what.to_ascii_uppercase();
+    let remedy = format!("name a PEM file with at least one BEGIN {begins}, or write \"\"");
+    walk.clash(&[key], Fault::new(problem, remedy));
 }
 
 /// Checks a file with a secret that was read.
@@ -126,22 +125,6 @@ fn for_everyone(key: &str, path: Option<&Path>, walk: &mut Walk<'_>) {
     }
 }
 
-fn ca_file(config: &Config, walk: &mut Walk<'_>) {
-    let keys = ["upstream.ca_file"];
-    let Some(path) = &config.upstream.ca_file else {
-        return;
-    };
-    let remedy = "name a PEM file with at least one BEGIN CERTIFICATE, or write \"\"";
-    let problem = match bytes(path) {
-        Err(error) => format!("the file can't be read: {error}"),
-        Ok(pem) if !contains(&pem, b"-----BEGIN CERTIFICATE-----") => {
-            "the file holds no certificate".to_owned()
-        }
-        Ok(_) => return,
-    };
-    walk.clash(&keys, Fault::new(problem, remedy));
-}
-
 /// The secret in a file, of at least so many bytes.
 fn secret(path: &Path, least: usize) -> io::Result<Vec<u8>> {
     let secret = bytes(path)?.trim_ascii().to_vec();
@@ -152,7 +135,11 @@ fn secret(path: &Path, least: usize) -> io::Result<Vec<u8>> {
     Ok(secret)
 }
 
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+/// What stands in a file, at most 1 MiB of it.
+///
+/// # Errors
+/// The file can't be read, or is larger.
+pub(crate) fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= MOST) {
@@ -164,6 +151,9 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
+
+/// How a certificate in PEM begins.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 const CERTIFICATE_KEY: &str = "listen.tls_certificate_file";
 const PRIVATE_KEY_KEY: &str = "listen.tls_key_file";

@@ -1,6 +1,6 @@
 //! `[listen]`: what the operator decided about the public port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,4 +68,10 @@ pub enum Http2 {
     All,
     /// Nobody.
     Off,
+}
+
+/// Whether one of `networks` holds `address`; an IPv4 address in IPv6 clothes is an IPv4 address.
+pub fn covers(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
 }

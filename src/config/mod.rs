@@ -45,7 +45,8 @@ use http::{HeaderName, Uri};
 
 pub use changes::Changes;
 pub use fault::{ConfigError, ConfigErrors, Warning};
-pub use listen::{Http2, Listen};
+pub(crate) use files::bytes as read_file;
+pub use listen::{Http2, Listen, covers};
 pub use methods::{Methods, USUAL};
 pub use route::{CallerMode, ForwardMode, Invalidates, Route, SecretsMode};
 

@@ -1079,6 +1079,56 @@ fn a_file_of_certificates_without_one_is_refused() {
     assert!(told.contains(":2: upstream.ca_file: the file holds no certificate"), "{told}");
 }
 
+#[test]
+fn tls_needs_both_of_its_files_and_each_holds_what_it_is_for() {
+    let (_one, nothing) = file(b"nothing", 0o600);
+    let (_two, certificate) = file(b"-----BEGIN CERTIFICATE-----", 0o600);
+    let (_three, key) = file(b"-----BEGIN PRIVATE KEY-----", 0o604);
+    let [nothing, certificate, key] = [nothing, certificate, key].map(|path| format!("{path:?}"));
+    let told = |keys: &[(&str, &str)]| {
+        let line = |(name, path): &(&str, &str)| format!("tls_{name}_file = {path}\n");
+        load(&format!("[listen]\n{}", keys.iter().map(line).collect::<String>()))
+    };
+    let (_, warnings) = told(&[("certificate", &certificate), ("key", &key)]).unwrap();
+    let warned = warnings[0].to_string();
+    assert!(warned.contains("listen.tls_key_file: every user of the machine"), "{warned}");
+    let refused = [
+        (
+            &[("certificate", &*certificate)][..],
+            "tls_certificate_file: TLS needs a certificate and",
+        ),
+        (&[("key", &key)], "tls_key_file: TLS needs a certificate and its key"),
+        (&[("client_ca", &certificate)], "tls_client_ca_file: clients can show certificates over"),
+        (
+            &[("certificate", &nothing), ("key", &key)],
+            "tls_certificate_file: the file holds no cert",
+        ),
+        (
+            &[("certificate", &certificate), ("key", &nothing)],
+            "tls_key_file: the file holds no priv",
+        ),
+    ];
+    for (keys, expected) in refused {
+        let told = told(keys).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn a_proxy_header_is_asked_for_from_named_networks_only() {
+    let told = mistakes("[listen]\nproxy_protocol = true");
+    assert!(
+        told.contains("listen.proxy_protocol: nobody's PROXY header would be believed"),
+        "{told}"
+    );
+    let told = mistakes("[listen]\ntrusted = [\"10.0.0.0/33\"]");
+    assert!(told.contains("listen.trusted: \"10.0.0.0/33\" is no network"), "{told}");
+    let read = config("[listen]\ntrusted = [\"10.1.2.3/8\", \"2001:db8::1\"]").listen.trusted;
+    let addresses = ["10.9.9.9", "::ffff:10.0.0.1", "2001:db8::1", "11.0.0.1", "2001:db8::2"];
+    let covered = addresses.map(|address| covers(&read, address.parse().unwrap()));
+    assert_eq!(covered, [true, true, true, false, false]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use crate::config::covers;
+
 /// The client's address as the trusted say it; `peer`, who is one of them, where they say none.
 pub(super) fn client(fields: &HeaderMap, trusted: &[IpNet], peer: IpAddr) -> IpAddr {
     let mut client = peer;
@@ -20,7 +22,7 @@ pub(super) fn client(fields: &HeaderMap, trusted: &[IpNet], peer: IpAddr) -> IpA
         for said in line.rsplit(',') {
             let Some(address) = address(said.trim()) else { return client };
             client = address;
-            if !trusted.iter().any(|network| network.contains(&address)) {
+            if !covers(trusted, address) {
                 return client;
             }
         }

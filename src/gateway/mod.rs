@@ -35,6 +35,7 @@ use crate::cache::stored::{KeyRef, Owner, Stored};
 use crate::cache::{Cache, Lookup, Sizes};
 use crate::caller::{Caller, Callers};
 use crate::clock::{Clock, Dice, Now};
+use crate::config;
 use crate::error::Error;
 use crate::limit::{Limiter, Limits, Quota};
 use crate::listener::Ahead;
@@ -142,8 +143,7 @@ impl Gateway {
     /// A connection of `peer` begins.
     pub fn session(&self, peer: IpAddr) -> Session {
         let session = Session::of(peer);
-        let trusted = self.0.trusted.iter().any(|network| network.contains(&session.peer));
-        Session { trusted, ..session }
+        Session { trusted: config::covers(&self.0.trusted, peer), ..session }
     }
 
     /// Whether its masker leaves no secret in a sample of its own.

@@ -104,8 +104,7 @@ impl<H: Handler> Port<H> {
 
     /// Whether a peer is believed what it says of clients.
     pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.trusted.iter().any(|network| network.contains(&peer))
+        config::covers(&self.trusted, peer)
     }
 
     /// Tells every connection that it has to come to its end.

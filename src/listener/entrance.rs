@@ -79,7 +79,7 @@ async fn through<H: Handler>(
 
 /// The line that a stream is which was looked into.
 fn rewound(stream: Rewound<Line>) -> Line {
-    Line::Rewound(Box::new(stream))
+    stream.into_inner().unwrap_or_else(|stream| Line::Rewound(Box::new(stream)))
 }
 
 /// TLS, and inside it what was agreed on (RFC 7301).

@@ -117,8 +117,7 @@ fn end(
     patience: &Patience,
     told: Option<Instant>,
 ) -> Poll<Option<Refused>> {
-    let deadline = pulse.deadline(patience);
-    let (mut at, mut why) = deadline.map_or((None, None), |(at, why)| (Some(at), Some(why)));
+    let (mut at, mut why) = pulse.deadline(patience).unzip();
     if let Some(told) = told {
         // Who was told to leave and has nothing under way may have left without a word, and who never
         // confirms that it was told could go on asking for ever.

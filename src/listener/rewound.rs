@@ -19,6 +19,14 @@ impl<S> Rewound<S> {
         Self { stream, ahead: BytesMut::new() }
     }
 
+    /// The stream itself, where nothing is to be read again.
+    ///
+    /// # Errors
+    /// Something is.
+    pub(super) fn into_inner(self) -> Result<S, Self> {
+        if self.ahead.is_empty() { Ok(self.stream) } else { Err(self) }
+    }
+
     /// The stream itself.
     pub(super) fn inner(&self) -> &S {
         &self.stream

@@ -197,7 +197,7 @@ fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'sta
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|cause| TlsError::File { key, cause })
+    config::read_file(path).map_err(|cause| TlsError::File { key, cause })
 }
 
 /// How often the files are looked at.

@@ -4,13 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 use unitgate::clock::Dice;
 
 use crate::RECOVERY;
-use crate::tap::field;
+use crate::http1::{Reply, field, read};
 use crate::world::{CALLERS, Shared, UNITS, draw, key, moment, pick, token};
 
 /// How long a caller waits for an answer. Longer than the gateway needs for any.
@@ -23,12 +23,6 @@ pub(crate) struct Caller {
     half: u8,
     asked: u64,
     stream: Option<TcpStream>,
-}
-
-struct Reply {
-    status: u16,
-    head: String,
-    body: String,
 }
 
 impl Caller {
@@ -200,18 +194,5 @@ impl Caller {
 
 async fn exchange(stream: &mut TcpStream, request: &str) -> io::Result<Reply> {
     stream.write_all(request.as_bytes()).await?;
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = field(head, "content-length").map_or(0, |length| length.parse().unwrap());
-            if body.len() >= length {
-                let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-                return Ok(Reply { status, head: head.to_owned(), body: body.to_owned() });
-            }
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
+    read(stream).await
 }

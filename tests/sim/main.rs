@@ -25,6 +25,8 @@
 #![cfg(test)]
 
 mod client;
+#[path = "../common/http1.rs"]
+mod http1;
 mod network;
 mod tap;
 mod upstream;

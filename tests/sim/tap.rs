@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
 
+use crate::http1::field;
 use crate::world::{CALLERS, Shared, token};
 
 /// One exchange at a time passes.
@@ -119,14 +120,6 @@ impl Drop for Tap {
     fn drop(&mut self) {
         self.ended();
     }
-}
-
-/// The value of a field in a head.
-pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| {
-        let (said, value) = line.split_once(':')?;
-        said.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
 }
 
 impl AsyncRead for Tap {

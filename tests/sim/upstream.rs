@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use turmoil::net::{TcpListener, TcpStream};
 use unitgate::clock::Dice;
 
-use crate::tap::field;
+use crate::http1::field;
 use crate::world::{CALLERS, Shared, Weather, draw, key, moment, token};
 
 /// A request as it came.

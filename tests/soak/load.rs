@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use unitgate::clock::Dice;
 
 use crate::Scene;
+use crate::http1::{Reply, field, read};
 
 /// Callers and units; every pair is a key.
 const CALLERS: u64 = 40;
@@ -78,12 +79,6 @@ impl Book {
             self.wrong.push(what);
         }
     }
-}
-
-struct Reply {
-    status: u16,
-    head: String,
-    body: String,
 }
 
 /// A client with a connection that it keeps.
@@ -318,29 +313,4 @@ fn get(unit: &str, token: &str) -> String {
     format!(
         "GET /api/v1/calcom/integration/unit/{unit} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {token}\r\n\r\n"
     )
-}
-
-async fn read(stream: &mut TcpStream) -> io::Result<Reply> {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = field(head, "content-length").map_or(0, |length| length.parse().unwrap());
-            if body.len() >= length {
-                let status = head.split(' ').nth(1).unwrap_or_default().parse().unwrap();
-                return Ok(Reply { status, head: head.to_owned(), body: body.to_owned() });
-            }
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-}
-
-/// The value of a field in a head.
-pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| {
-        let (said, value) = line.split_once(':')?;
-        said.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
 }

@@ -13,6 +13,8 @@
 //! 3. At the end nothing is left under way, SIGTERM ends it with 0, and no line of its log held a key or a token.
 #![cfg(test)]
 
+#[path = "../common/http1.rs"]
+mod http1;
 mod load;
 mod process;
 mod upstream;

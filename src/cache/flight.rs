@@ -17,10 +17,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::generation::{Scope, Stamp, Verdict};
+use super::generation::{Generations, Scope, Stamp, Verdict};
 use super::stored::CacheKey;
 use crate::shutdown::Shutdown;
 
@@ -28,13 +29,14 @@ use crate::shutdown::Shutdown;
 #[derive(Debug)]
 pub struct Flights<T, I> {
     table: Arc<Table<T, I>>,
+    generations: Generations,
     shutdown: Shutdown,
 }
 
 impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights<T, I> {
     /// No flights; each will be spawned on `shutdown`, so that a drain waits for it.
-    pub fn new(shutdown: Shutdown) -> Self {
-        Self { table: Arc::new(Table(Mutex::new(HashMap::new()))), shutdown }
+    pub fn new(generations: Generations, shutdown: Shutdown) -> Self {
+        Self { table: Arc::new(Table(Mutex::default())), generations, shutdown }
     }
 
     /// Joins the flight of `key` that was begun under the same configuration (its fingerprint, `made_under`),
@@ -54,7 +56,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         let place = Place { key, made_under };
         let mut table = self.table.0.lock();
         if let Some(flight) = table.get(&place)
-            && flight.stamp.verdict() == Verdict::Current
+            && self.generations.verdict(&flight.stamp) == Verdict::Current
         {
             return Ticket { role: Role::Joiner, progress: flight.progress.subscribe() };
         }
@@ -97,7 +99,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     pub fn is_under_way(&self, key: &CacheKey, made_under: u64) -> bool {
         let table = self.table.0.lock();
         let flight = table.get(&Place { key: key.clone(), made_under });
-        flight.is_some_and(|flight| flight.stamp.verdict() == Verdict::Current)
+        flight.is_some_and(|flight| self.generations.verdict(&flight.stamp) == Verdict::Current)
     }
 
     /// Flights under way that a bump of `scope` is about.
@@ -198,7 +200,8 @@ pub enum Ended<T> {
 
 /// The flights that can be joined.
 #[derive(Debug)]
-struct Table<T, I>(Mutex<HashMap<Place, Arc<Flight<T, I>>>>);
+#[expect(clippy::type_complexity, reason = "it is said once")]
+struct Table<T, I>(Mutex<HashMap<Place, Arc<Flight<T, I>>, RandomState>>);
 
 /// Where a flight can be joined: by whom asks for the same under the same configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -261,11 +264,11 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::cache::generation::{Generations, Strength};
+    use crate::cache::generation::Strength;
     use crate::cache::stored::Owner;
 
     fn flights() -> Flights<u32, u8> {
-        Flights::new(Shutdown::new())
+        Flights::new(Generations::default(), Shutdown::new())
     }
 
     fn key() -> CacheKey {
@@ -329,15 +332,14 @@ mod tests {
     #[tokio::test]
     async fn a_bumped_flight_is_joined_by_nobody_and_its_successor_stays() {
         let flights = flights();
-        let generations = Generations::default();
-        let scope = Scope::Unit(0, "u".to_owned());
+        let generations = &flights.generations;
+        let (scope, stamp) =
+            (generations.target("/x"), || generations.stamp(None, None, None, "/x"));
         let (open_old, old) = oneshot::channel::<u32>();
         let (open_new, new) = oneshot::channel::<u32>();
-        let before = flights
-            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { old.await.unwrap() }));
+        let before = flights.join(key(), 0, |_| (stamp(), async { old.await.unwrap() }));
         generations.bump(&scope, Strength::Soft);
-        let after = flights
-            .join(key(), 0, |_| (generations.stamp([scope.clone()]), async { new.await.unwrap() }));
+        let after = flights.join(key(), 0, |_| (stamp(), async { new.await.unwrap() }));
         assert_eq!(after.role(), Role::Leader);
         open_old.send(1).unwrap();
         assert_eq!(landed(before).await, Ended::Landed(1));

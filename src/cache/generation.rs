@@ -1,52 +1,43 @@
-//! Invalidation by generation: what is bumped voids what was made before, entries and flights alike.
+//! Invalidation by generation: what is ended voids what was made before, entries and flights alike.
 //!
 //! *Invariants*
-//! 1. An entry and a flight hold marks of the scopes they belong to, taken when the flight began. A bump
-//!    after that is seen by whoever looks at the mark, without a scan.
-//! 2. A record lives only while a mark points at it: a million bogus tokens leave no trace.
-//! 3. A generation never goes back; a hard bump outlasts any number of soft ones.
+//! 1. Ends are numbered. An entry and a flight carry the number of the last one when the flight began: whatever
+//!    they belong to that was ended since ends them, and whoever looks sees it, without a scan.
+//! 2. Callers are known exactly, by records that live only while a stamp points at them: a million bogus tokens
+//!    leave no trace and end nothing. Units and targets are known by their hashes ([`Ends`]).
+//! 3. Numbers only grow; a hard end outlasts any number of soft ones.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
+pub use super::ends::Subject;
+use super::ends::{Ends, Last};
 use crate::caller::CallerId;
 
-/// What a bump is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// All that was answered to one caller.
     Caller(CallerId),
     /// One caller's answers of one family of routes.
     CallerFamily(CallerId, u16),
-    /// Every caller's answers about one unit, in one family of routes. Ids are compared without ASCII
-    /// case: dropping one too many costs a request, one too few shows old data.
-    Unit(u16, String),
-    /// Every caller's answers for one canonical target, whatever route it was asked by; by its hash
-    /// ([`Generations::hash`]), so that long targets cost nothing. Two that collide cost a request.
-    Target(u64),
-    /// [`Scope::Unit`] in whatever family. Nothing is stamped with it: it takes a scan.
-    UnitAnywhere(String),
-    /// Everything. Nothing is stamped with it: it takes a scan.
+    /// Every caller's answers about one unit in one family of routes, or in all ([`Generations::unit`]). Ids are
+    /// compared without ASCII case: dropping one too many costs a request, one too few shows old data.
+    Unit(Subject),
+    /// Every caller's answers for one canonical target, whatever route it was asked by
+    /// ([`Generations::target`]).
+    Target(Subject),
+    /// Everything.
     All,
 }
 
-impl Scope {
-    /// Whether a bump of this one is about what is stamped with `other`.
-    fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::All, _) => true,
-            (Self::UnitAnywhere(unit), Self::Unit(_, other)) => unit == other,
-            _ => self == other,
-        }
-    }
-}
-
-/// How a bump treats what was made before it.
+/// How what was made before is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
     /// Never used again.
@@ -55,104 +46,206 @@ pub enum Strength {
     Soft,
 }
 
-/// What the scopes of an entry or a flight say of it now.
+/// What is to be said of an entry or a flight now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing was bumped.
+    /// Nothing that it belongs to was ended.
     Current,
-    /// Softly bumped since.
+    /// Softly ended since.
     Stale,
-    /// Hard bumped since.
+    /// Ended since.
     Void,
 }
 
-/// The live records.
-#[derive(Clone, Debug, Default)]
-pub struct Generations(Arc<Shards>);
+/// What was ended when; clones share it.
+#[derive(Clone, Debug)]
+pub struct Generations(Arc<History>);
 
-#[derive(Debug, Default)]
-struct Shards {
+#[derive(Debug)]
+struct History {
+    /// How many ends were begun: the number of the last one.
+    begun: AtomicU64,
+    /// How many ends can be seen.
+    told: AtomicU64,
+    /// One at a time.
+    ending: Mutex<()>,
+    all: Record,
+    ends: Ends,
     hasher: RandomState,
-    /// How many bumps there were of what was alive.
-    bumps: AtomicU64,
-    live: [Mutex<HashMap<Scope, Weak<Record>>>; SHARDS],
+    live: [Mutex<HashMap<Whose, Weak<Of>, RandomState>>; SHARDS],
+}
+
+/// A caller, or what is his of one family of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Whose {
+    id: CallerId,
+    family: Option<u16>,
+}
+
+/// The record of a caller, or of what is his of a family.
+#[derive(Debug)]
+struct Of {
+    whose: Whose,
+    record: Record,
+    /// Of a family: his own.
+    caller: Option<Arc<Self>>,
+    history: Weak<History>,
+}
+
+/// When something was last ended.
+#[derive(Debug, Default)]
+struct Record {
+    hard: AtomicU64,
+    soft: AtomicU64,
+}
+
+impl Record {
+    fn last(&self) -> Last {
+        let read = |number: &AtomicU64| number.load(Ordering::Acquire);
+        Last { hard: read(&self.hard), soft: read(&self.soft) }
+    }
+
+    fn end(&self, strength: Strength, number: u64) {
+        let last = match strength {
+            Strength::Hard => &self.hard,
+            Strength::Soft => &self.soft,
+        };
+        last.store(number, Ordering::Release);
+    }
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self(Arc::new(History {
+            begun: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            ending: Mutex::default(),
+            all: Record::default(),
+            ends: Ends::new(),
+            hasher: RandomState::default(),
+            live: Default::default(),
+        }))
+    }
 }
 
 impl Generations {
-    /// Marks of `scopes` as they stand.
-    pub fn stamp(&self, scopes: impl IntoIterator<Item = Scope>) -> Stamp {
-        let marks = scopes.into_iter().map(|scope| self.mark(scope)).collect();
-        Stamp { marks, current_at: Moment::default() }
+    /// What an answer about to be asked for belongs to, as it stands.
+    pub fn stamp(
+        &self,
+        caller: Option<CallerId>,
+        family: Option<u16>,
+        unit: Option<&str>,
+        target: &str,
+    ) -> Stamp {
+        // First: who is ended while the rest is looked up is ended after this.
+        let at = self.0.begun.load(Ordering::Acquire);
+        Stamp {
+            at,
+            caller: caller.map(|id| self.of(Whose { id, family })),
+            unit: family.zip(unit).map(|(family, unit)| (family, self.named(unit))),
+            target: self.0.ends.subject((TARGET, target)),
+            current_at: Moment::default(),
+        }
     }
 
-    /// [`Stamp::verdict`], without a look at the marks where nothing was bumped since the last one: they are
-    /// in as many places of memory as there are marks, and none of them is in a processor's cache when a
-    /// request comes for one of many entries.
+    /// What happened since a stamp was taken. Where nothing at all was ended since the last look, without another.
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
-        // Counted after the bump itself: who sees the count sees the bump.
-        let bumps = self.0.bumps.load(Ordering::Acquire);
-        if stamp.current_at.is(bumps) {
+        // Counted after it is noted: who sees the count sees the end.
+        let told = self.0.told.load(Ordering::Acquire);
+        if stamp.current_at.is(told) {
             return Verdict::Current;
         }
-        let verdict = stamp.verdict();
-        if verdict == Verdict::Current {
-            stamp.current_at.set(bumps);
+        let last = self.last(stamp);
+        if last.hard > stamp.at {
+            Verdict::Void
+        } else if last.soft > stamp.at {
+            Verdict::Stale
+        } else {
+            stamp.current_at.set(told);
+            Verdict::Current
         }
-        verdict
     }
 
-    /// Voids or stales what was made under `scope` before now; says whether anything was there.
-    pub fn bump(&self, scope: &Scope, strength: Strength) -> bool {
-        let records = match scope {
-            Scope::All | Scope::UnitAnywhere(_) => self.records(|live| scope.covers(live)),
-            // The lock is released before the record is: dropping the last reference takes it again.
-            exact => {
-                let record = self.0.shard(exact).lock().get(exact).and_then(Weak::upgrade);
-                record.into_iter().collect()
+    /// The last ends of whatever a stamp belongs to.
+    fn last(&self, stamp: &Stamp) -> Last {
+        let mut last = self.0.all.last().later(self.0.ends.of(stamp.target));
+        if let Some(of) = &stamp.caller {
+            last = last.later(of.record.last());
+            if let Some(caller) = &of.caller {
+                last = last.later(caller.record.last());
             }
-        };
-        let step = match strength {
-            Strength::Hard => HARD_STEP,
-            Strength::Soft => SOFT_STEP,
-        };
-        for record in &records {
-            record.state.fetch_add(step, Ordering::AcqRel);
         }
-        if !records.is_empty() {
-            self.0.bumps.fetch_add(1, Ordering::AcqRel);
+        if let Some((family, unit)) = stamp.unit {
+            last = last.later(self.0.ends.of(unit)).later(self.0.ends.of(unit.within(family)));
         }
-        !records.is_empty()
+        last
+    }
+
+    /// Voids or stales what was made under `scope` before now. `false` where it is known that nothing was: of a
+    /// caller without anything stored or under way.
+    pub fn bump(&self, scope: &Scope, strength: Strength) -> bool {
+        let _one = self.0.ending.lock();
+        let live = match *scope {
+            Scope::Caller(id) => Some(Whose { id, family: None }),
+            Scope::CallerFamily(id, family) => Some(Whose { id, family: Some(family) }),
+            Scope::Unit(_) | Scope::Target(_) | Scope::All => None,
+        };
+        // The lock is released before the record is: dropping the last reference takes it again.
+        let of = live.and_then(|whose| self.0.shard(&whose).lock().get(&whose)?.upgrade());
+        if live.is_some() && of.is_none() {
+            return false;
+        }
+        let number = self.0.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        match (scope, of) {
+            (Scope::Unit(subject) | Scope::Target(subject), _) => {
+                self.0.ends.end(*subject, strength, number);
+            }
+            (_, Some(of)) => of.record.end(strength, number),
+            (_, None) => self.0.all.end(strength, number),
+        }
+        self.0.told.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    /// The scope of a unit in a family; `None` = in whatever family.
+    pub fn unit(&self, family: Option<u16>, unit: &str) -> Scope {
+        let named = self.named(unit);
+        Scope::Unit(family.map_or(named, |family| named.within(family)))
+    }
+
+    /// The scope of a canonical target.
+    pub fn target(&self, target: &str) -> Scope {
+        Scope::Target(self.0.ends.subject((TARGET, target)))
+    }
+
+    fn named(&self, unit: &str) -> Subject {
+        let unit = if unit.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(unit.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(unit)
+        };
+        self.0.ends.subject((UNIT, &*unit))
     }
 
     /// The callers of whom something is stored or under way and whose digest begins so, in hexadecimal.
     pub fn callers(&self, digits: &str) -> Vec<CallerId> {
-        let like = |live: &Scope| matches!(live, Scope::Caller(id) if id.hex().starts_with(digits));
-        let records = self.records(like);
-        let ids = records.iter().filter_map(|record| match record.scope {
-            Scope::Caller(id) => Some(id),
-            _ => None,
-        });
-        ids.collect()
-    }
-
-    /// The live records of some scopes: a scan, a shard at a time.
-    fn records(&self, of: impl Fn(&Scope) -> bool) -> Vec<Arc<Record>> {
         let shards = self.0.live.iter();
-        shards
+        let mut found: Vec<CallerId> = shards
             .flat_map(|shard| {
                 let shard = shard.lock();
-                let live = shard.iter().filter(|(scope, _)| of(scope));
-                live.filter_map(|(_, record)| record.upgrade()).collect::<Vec<_>>()
+                let live = shard.iter().filter(|(whose, of)| {
+                    whose.family.is_none()
+                        && whose.id.hex().starts_with(digits)
+                        && of.strong_count() > 0
+                });
+                live.map(|(whose, _)| whose.id).collect::<Vec<_>>()
             })
-            .collect()
+            .collect();
+        found.sort_unstable_by_key(CallerId::hex);
+        found
     }
 
-    /// A hash of this process's own.
-    pub fn hash(&self, text: &str) -> u64 {
-        self.0.hasher.hash_one(text)
-    }
-
-    /// Records that are alive.
+    /// Records of callers that are alive.
     pub fn len(&self) -> usize {
         self.0.live.iter().map(|shard| shard.lock().len()).sum()
     }
@@ -162,49 +255,55 @@ impl Generations {
         self.len() == 0
     }
 
-    fn mark(&self, scope: Scope) -> Mark {
-        let mut shard = self.0.shard(&scope).lock();
-        let record = shard.get(&scope).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let record = Arc::new(Record {
-                scope: scope.clone(),
-                state: AtomicU64::new(0),
-                shards: Arc::downgrade(&self.0),
-            });
-            shard.insert(scope, Arc::downgrade(&record));
-            record
-        });
-        drop(shard);
-        Mark { seen: record.state.load(Ordering::Acquire), record }
+    fn of(&self, whose: Whose) -> Arc<Of> {
+        let find = || self.0.shard(&whose).lock().get(&whose).and_then(Weak::upgrade);
+        if let Some(of) = find() {
+            return of;
+        }
+        // Before the lock: both may be in one shard.
+        let caller = whose.family.map(|_| self.of(Whose { family: None, ..whose }));
+        let mut shard = self.0.shard(&whose).lock();
+        if let Some(of) = shard.get(&whose).and_then(Weak::upgrade) {
+            drop(shard);
+            return of;
+        }
+        let record = Record::default();
+        let of = Arc::new(Of { whose, record, caller, history: Arc::downgrade(&self.0) });
+        shard.insert(whose, Arc::downgrade(&of));
+        of
     }
 }
 
-impl Shards {
+impl History {
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the array's length")]
-    fn shard(&self, scope: &Scope) -> &Mutex<HashMap<Scope, Weak<Record>>> {
-        let hash = usize::try_from(self.hasher.hash_one(scope) >> 32).unwrap_or_default();
+    fn shard(&self, whose: &Whose) -> &Mutex<HashMap<Whose, Weak<Of>, RandomState>> {
+        let hash = usize::try_from(self.hasher.hash_one(whose) >> 32).unwrap_or_default();
         &self.live[hash % SHARDS]
     }
 }
 
-/// The marks that one entry or flight holds.
+/// What one entry or flight belongs to, and since when.
 #[derive(Clone, Debug, Default)]
 pub struct Stamp {
-    marks: Box<[Mark]>,
-    /// When all of them were last found as they were taken.
+    at: u64,
+    caller: Option<Arc<Of>>,
+    unit: Option<(u16, Subject)>,
+    target: Subject,
+    /// When nothing of it was last found ended.
     current_at: Moment,
 }
 
-/// A count of bumps, one more than it; 0 = none.
+/// A count of ends, one more than it; 0 = none.
 #[derive(Debug, Default)]
 struct Moment(AtomicU64);
 
 impl Moment {
-    fn is(&self, bumps: u64) -> bool {
-        self.0.load(Ordering::Relaxed) == bumps + 1
+    fn is(&self, told: u64) -> bool {
+        self.0.load(Ordering::Relaxed) == told + 1
     }
 
-    fn set(&self, bumps: u64) {
-        self.0.store(bumps + 1, Ordering::Relaxed);
+    fn set(&self, told: u64) {
+        self.0.store(told + 1, Ordering::Relaxed);
     }
 }
 
@@ -215,152 +314,172 @@ impl Clone for Moment {
 }
 
 impl Stamp {
-    /// What happened since the stamp was taken.
-    pub fn verdict(&self) -> Verdict {
-        let mut verdict = Verdict::Current;
-        for mark in &self.marks {
-            let state = mark.record.state.load(Ordering::Acquire);
-            if state >> HARD_SHIFT != mark.seen >> HARD_SHIFT {
-                return Verdict::Void;
-            }
-            if state != mark.seen {
-                verdict = Verdict::Stale;
-            }
-        }
-        verdict
-    }
-
-    /// Whether a bump of `scope` is about it.
+    /// Whether an end of `scope` is about it.
     pub fn is_of(&self, scope: &Scope) -> bool {
-        self.marks.iter().any(|mark| scope.covers(&mark.record.scope))
-    }
-
-    /// Memory it takes, in bytes, its records counted as if they were its own.
-    pub fn bytes(&self) -> usize {
-        self.marks.len() * (size_of::<Mark>() + size_of::<Record>())
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Mark {
-    record: Arc<Record>,
-    seen: u64,
-}
-
-/// The state of a scope: hard bumps in the upper half, soft ones in the lower.
-#[derive(Debug)]
-struct Record {
-    scope: Scope,
-    state: AtomicU64,
-    shards: Weak<Shards>,
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let Some(shards) = self.shards.upgrade() else { return };
-        let mut shard = shards.shard(&self.scope).lock();
-        // A newcomer may have put a record of its own there meanwhile: that one is alive and stays.
-        if shard.get(&self.scope).is_some_and(|record| record.strong_count() == 0) {
-            shard.remove(&self.scope);
+        let whose = self.caller.as_ref().map(|of| of.whose);
+        match *scope {
+            Scope::All => true,
+            Scope::Caller(id) => whose.is_some_and(|whose| whose.id == id),
+            Scope::CallerFamily(id, family) => whose == Some(Whose { id, family: Some(family) }),
+            Scope::Unit(subject) => self
+                .unit
+                .is_some_and(|(family, unit)| unit == subject || unit.within(family) == subject),
+            Scope::Target(subject) => self.target == subject,
         }
     }
 }
+
+impl Drop for Of {
+    fn drop(&mut self) {
+        let Some(history) = self.history.upgrade() else { return };
+        let mut shard = history.shard(&self.whose).lock();
+        // A newcomer may have put a record of its own there meanwhile: that one is alive and stays.
+        if shard.get(&self.whose).is_some_and(|of| of.strong_count() == 0) {
+            shard.remove(&self.whose);
+        }
+    }
+}
+
+/// What is hashed with a name, so that a unit is no target.
+const TARGET: u8 = 0;
+const UNIT: u8 = 1;
 
 const SHARDS: usize = 16;
-const HARD_SHIFT: u32 = 32;
-const HARD_STEP: u64 = 1 << HARD_SHIFT;
-const SOFT_STEP: u64 = 1;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn unit(id: &str) -> Scope {
-        Scope::Unit(0, id.to_owned())
+    fn id(last: u8) -> CallerId {
+        CallerId::from_bytes(std::array::from_fn(|at| if at == 31 { last } else { 0xab }))
+    }
+
+    fn of_unit(generations: &Generations, unit: &str) -> Stamp {
+        generations.stamp(None, Some(0), Some(unit), "/x")
+    }
+
+    fn unit(generations: &Generations, unit: &str) -> Scope {
+        generations.unit(Some(0), unit)
     }
 
     #[test]
-    fn a_hard_bump_voids_what_was_stamped_before_and_nothing_later() {
+    fn a_hard_end_voids_what_was_stamped_before_and_nothing_later() {
         let generations = Generations::default();
-        let before = generations.stamp([unit("a"), unit("b")]);
-        assert!(generations.bump(&unit("b"), Strength::Hard));
-        let after = generations.stamp([unit("a"), unit("b")]);
-        assert_eq!(before.verdict(), Verdict::Void);
-        assert_eq!(after.verdict(), Verdict::Current);
+        let (before, other) = (of_unit(&generations, "a"), of_unit(&generations, "b"));
+        assert!(generations.bump(&unit(&generations, "a"), Strength::Hard));
+        let after = of_unit(&generations, "a");
+        assert_eq!(generations.verdict(&before), Verdict::Void);
+        assert_eq!(generations.verdict(&other), Verdict::Current);
+        assert_eq!(generations.verdict(&after), Verdict::Current);
     }
 
     #[test]
-    fn a_look_that_found_all_current_hides_no_later_bump() {
+    fn a_look_that_found_all_current_hides_no_later_end() {
         let generations = Generations::default();
-        let (one, other) = (generations.stamp([unit("a")]), generations.stamp([unit("b")]));
+        let (one, other) = (of_unit(&generations, "a"), of_unit(&generations, "b"));
         let verdicts = || [&one, &other].map(|stamp| generations.verdict(stamp));
         assert_eq!(verdicts(), [Verdict::Current; 2]);
-        generations.bump(&unit("a"), Strength::Soft);
+        generations.bump(&unit(&generations, "a"), Strength::Soft);
         assert_eq!(verdicts(), [Verdict::Stale, Verdict::Current]);
         assert_eq!(verdicts(), [Verdict::Stale, Verdict::Current]);
-        generations.bump(&unit("b"), Strength::Hard);
+        generations.bump(&unit(&generations, "b"), Strength::Hard);
         assert_eq!(verdicts(), [Verdict::Stale, Verdict::Void]);
-        assert_eq!(generations.verdict(&generations.stamp([unit("a")])), Verdict::Current);
+        assert_eq!(generations.verdict(&of_unit(&generations, "a")), Verdict::Current);
     }
 
     #[test]
-    fn a_soft_bump_stales_and_a_later_hard_one_still_voids() {
+    fn a_soft_end_stales_and_a_later_hard_one_still_voids() {
         let generations = Generations::default();
-        let stamp = generations.stamp([unit("a")]);
-        generations.bump(&unit("a"), Strength::Soft);
-        assert_eq!(stamp.verdict(), Verdict::Stale);
-        generations.bump(&unit("a"), Strength::Hard);
-        generations.bump(&unit("a"), Strength::Soft);
-        assert_eq!(stamp.verdict(), Verdict::Void);
+        let (scope, stamp) = (unit(&generations, "a"), of_unit(&generations, "a"));
+        generations.bump(&scope, Strength::Soft);
+        assert_eq!(generations.verdict(&stamp), Verdict::Stale);
+        generations.bump(&scope, Strength::Hard);
+        generations.bump(&scope, Strength::Soft);
+        assert_eq!(generations.verdict(&stamp), Verdict::Void);
     }
 
     #[test]
-    fn a_record_dies_with_its_last_mark() {
+    fn each_scope_ends_what_belongs_to_it_and_nothing_else() {
         let generations = Generations::default();
-        let (a, b) = (generations.stamp([unit("a")]), generations.stamp([unit("a")]));
-        assert_eq!(generations.len(), 1);
+        let stamp = |caller, family, unit, target| {
+            generations.stamp(Some(id(caller)), Some(family), Some(unit), target)
+        };
+        let scopes = [
+            Scope::Caller(id(1)),
+            Scope::CallerFamily(id(1), 0),
+            generations.unit(Some(0), "A"),
+            generations.unit(None, "a"),
+            generations.target("/x"),
+            Scope::All,
+        ];
+        let ended = [
+            // The one that all are about; then another caller's, family's, unit's and target's.
+            [true, true, true, true, true, true],
+            [false, false, true, true, true, true],
+            [true, false, false, true, true, true],
+            [true, true, false, false, true, true],
+            [true, true, true, true, false, true],
+        ];
+        for (at, scope) in scopes.iter().enumerate() {
+            let stamps = [
+                stamp(1, 0, "a", "/x"),
+                stamp(2, 0, "a", "/x"),
+                stamp(1, 1, "a", "/x"),
+                stamp(1, 0, "b", "/x"),
+                stamp(1, 0, "a", "/y"),
+            ];
+            assert!(generations.bump(scope, Strength::Hard));
+            for (stamp, ended) in stamps.iter().zip(&ended) {
+                let void = generations.verdict(stamp) == Verdict::Void;
+                assert_eq!(
+                    (void, stamp.is_of(scope)),
+                    (ended[at], ended[at]),
+                    "{scope:?}: {stamp:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_unit_is_no_target_of_the_same_name() {
+        let generations = Generations::default();
+        let stamp = generations.stamp(None, Some(0), Some("/x"), "/y");
+        generations.bump(&generations.target("/x"), Strength::Hard);
+        assert_eq!(generations.verdict(&stamp), Verdict::Current);
+    }
+
+    #[test]
+    fn a_record_dies_with_its_last_stamp() {
+        let generations = Generations::default();
+        let stamp = |family| generations.stamp(Some(id(1)), family, None, "/x");
+        let (a, b) = (stamp(None), stamp(Some(3)));
+        assert_eq!(generations.len(), 2);
         drop(a);
-        assert_eq!(generations.len(), 1);
+        assert_eq!(generations.len(), 2, "of the family, and of the caller himself");
         drop(b);
         assert!(generations.is_empty());
-        assert!(!generations.bump(&unit("a"), Strength::Hard));
+        assert!(!generations.bump(&Scope::Caller(id(1)), Strength::Hard));
     }
 
     #[test]
-    fn a_million_bogus_bumps_leave_no_trace() {
+    fn a_million_bogus_callers_leave_no_trace_and_end_nothing() {
         let generations = Generations::default();
-        let kept = generations.stamp([Scope::Caller(CallerId::from_bytes([7; 32]))]);
+        let kept = generations.stamp(Some(id(7)), Some(0), None, "/x");
         for bogus in 0..1_000_000_u32 {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&bogus.to_le_bytes());
             generations.bump(&Scope::Caller(CallerId::from_bytes(id)), Strength::Hard);
         }
-        assert_eq!(generations.len(), 1);
-        assert_eq!(kept.verdict(), Verdict::Current);
-    }
-
-    #[test]
-    fn a_bump_of_a_unit_anywhere_or_of_all_reaches_every_family() {
-        let generations = Generations::default();
-        let of = |family, id: &str| generations.stamp([Scope::Unit(family, id.to_owned())]);
-        let stamps = [of(0, "a"), of(1, "a"), of(0, "b")];
-        assert!(generations.bump(&Scope::UnitAnywhere("a".to_owned()), Strength::Soft));
-        let verdicts = || stamps.each_ref().map(Stamp::verdict);
-        assert_eq!(verdicts(), [Verdict::Stale, Verdict::Stale, Verdict::Current]);
-        assert!(generations.bump(&Scope::All, Strength::Hard));
-        assert_eq!(verdicts(), [Verdict::Void; 3]);
-        assert_eq!(of(0, "b").verdict(), Verdict::Current);
-        assert!(stamps.iter().all(|stamp| stamp.is_of(&Scope::All)));
+        assert_eq!(generations.len(), 2);
+        assert_eq!(generations.verdict(&kept), Verdict::Current);
     }
 
     #[test]
     fn live_callers_are_found_by_the_first_digits_of_their_digest() {
         let generations = Generations::default();
-        let id = |last| {
-            CallerId::from_bytes(std::array::from_fn(|at| if at == 31 { last } else { 0xab }))
-        };
-        let _stamp = generations.stamp([Scope::Caller(id(1)), Scope::Caller(id(2)), unit("a")]);
-        assert_eq!(generations.callers("abababababab").len(), 2);
+        let stamp = |last| generations.stamp(Some(id(last)), Some(0), None, "/x");
+        let _stamps = [stamp(1), stamp(2)];
+        assert_eq!(generations.callers("abababababab"), [id(1), id(2)]);
         assert_eq!(generations.callers(&id(2).hex()), [id(2)]);
         assert!(generations.callers("abc").is_empty());
     }

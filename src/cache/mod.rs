@@ -27,6 +27,7 @@ use policy::{Forward, Freshness, NotStored};
 use slot::Slot;
 use stored::{CacheKey, KeyRef, Owner, Stored};
 
+mod ends;
 pub mod fields;
 pub mod flight;
 pub mod generation;
@@ -78,7 +79,7 @@ impl Cache {
         if stored.owner != key.owner || stored.made_under != made_under || stored.token_ended(now) {
             return Lookup::Miss(Forward::UriMiss);
         }
-        match (self.generations.verdict(&stored.stamp), stored.freshness(now)) {
+        match (self.verdict(&stored.stamp), stored.freshness(now)) {
             (Verdict::Void, _) => Lookup::Miss(Forward::UriMiss),
             (Verdict::Current, Freshness::Fresh) => Lookup::Fresh(Arc::clone(stored)),
             (Verdict::Current, Freshness::StaleWhileRevalidate) => {
@@ -102,7 +103,7 @@ impl Cache {
         stored: &Arc<Stored>,
     ) -> Result<(), NotStored> {
         let entries = self.entries.as_ref().ok_or(NotStored::SwitchedOff)?;
-        if stored.stamp.verdict() != Verdict::Current {
+        if self.verdict(&stored.stamp) != Verdict::Current {
             return Err(NotStored::Voided);
         }
         let fits = |slot: &Slot| u64::from(weight(key, slot)) <= self.capacity;
@@ -150,27 +151,29 @@ impl Cache {
         matches!(ended, CompResult::Removed(_) | CompResult::ReplacedWith(_))
     }
 
-    /// Voids or stales everything of a scope, flights under way too; says whether anything was there.
+    /// Voids or stales everything of a scope, flights under way too; `false` where it is known that nothing
+    /// was there.
     pub fn invalidate(&self, invalidation: &Invalidation) -> bool {
         self.generations.bump(&invalidation.scope, invalidation.strength)
     }
 
     /// The generations of a request as they stand: taken before anything is asked of the upstream.
     pub fn stamp(&self, key: &KeyRef<'_>, family: Option<u16>, unit: Option<&str>) -> Stamp {
-        let of_unit = family.zip(unit).map(|(family, unit)| unit_scope(family, unit));
-        let of_target = Some(self.target_scope(key.target));
         let caller = match key.owner {
             Owner::Caller(id) => Some(id),
             Owner::Open => None,
         };
-        let of_family = caller.zip(family).map(|(id, family)| Scope::CallerFamily(id, family));
-        self.generations
-            .stamp([caller.map(Scope::Caller), of_family, of_unit, of_target].into_iter().flatten())
+        self.generations.stamp(caller, family, unit, key.target)
     }
 
-    /// The scope of a canonical target's answers, for every caller and route.
-    pub fn target_scope(&self, target: &str) -> Scope {
-        Scope::Target(self.generations.hash(target))
+    /// What happened since a stamp was taken.
+    pub fn verdict(&self, stamp: &Stamp) -> Verdict {
+        self.generations.verdict(stamp)
+    }
+
+    /// What was ended when, and the scopes of what can be.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
     }
 
     /// What the metrics show; catches up with moka's pending work first.
@@ -316,11 +319,6 @@ pub struct Sizes {
     pub evicted_replaced: u64,
     /// Ended by the upstream's word.
     pub evicted_ended: u64,
-}
-
-/// The scope of a unit's answers in a family, for every caller.
-pub fn unit_scope(family: u16, unit: &str) -> Scope {
-    Scope::Unit(family, unit.to_ascii_lowercase())
 }
 
 /// Drops an entry after its last window. The instants are moka's own, and not looked at.

@@ -45,8 +45,8 @@ impl Cache {
     /// When a fingerprint stands for several callers.
     pub fn scope_of(&self, purge: &Purge) -> Result<Option<Scope>, Several> {
         Ok(match purge {
-            Purge::Unit(unit) => Some(Scope::UnitAnywhere(unit.to_ascii_lowercase())),
-            Purge::Target(target) => Some(self.target_scope(target.as_str())),
+            Purge::Unit(unit) => Some(self.generations.unit(None, unit)),
+            Purge::Target(target) => Some(self.generations.target(target.as_str())),
             Purge::All => Some(Scope::All),
             Purge::Caller(digits) => match &self.generations.callers(digits)[..] {
                 [] => None,
@@ -58,12 +58,12 @@ impl Cache {
 
     /// Ends what is stored of a scope, or makes it stale; says how many answers that were.
     pub fn purge(&self, scope: &Scope, strength: Strength) -> usize {
-        self.invalidate(&Invalidation { scope: scope.clone(), strength, source: Source::Purge });
+        self.invalidate(&Invalidation { scope: *scope, strength, source: Source::Purge });
         let Some(entries) = &self.entries else { return 0 };
         let mut ended = 0;
         for (key, slot) in entries {
             let of_it =
-                slot.count(|stamp| stamp.is_of(scope) && stamp.verdict() != Verdict::Current);
+                slot.count(|stamp| stamp.is_of(scope) && self.verdict(stamp) != Verdict::Current);
             ended += of_it;
             // A newer answer that takes its place meanwhile is lost with it, which costs a request.
             if strength == Strength::Hard && of_it == slot.variants().len() {

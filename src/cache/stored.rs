@@ -193,7 +193,6 @@ impl Stored {
             + self.hidden.bytes()
             + self.variant.size()
             + self.validators.as_ref().map_or(0, |_| size_of::<Validators>() + VALIDATOR_BYTES)
-            + self.stamp.bytes()
     }
 }
 

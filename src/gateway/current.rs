@@ -118,6 +118,7 @@ impl Gateway {
         let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
         let follows = Follows::of(config, &routes, &upstreams, &made_up);
         let guards = guards(config, &upstreams, &clock, &dice);
+        let cache = Arc::new(Cache::new(config.cache.max_bytes));
         Self(Arc::new(Shared {
             guards,
             plans: follows.plans,
@@ -132,9 +133,9 @@ impl Gateway {
             body_time: config.listen.body,
             routes,
             limits,
-            cache: Arc::new(Cache::new(config.cache.max_bytes)),
+            flights: Arc::new(Flights::new(cache.generations().clone(), shutdown.clone())),
+            cache,
             bodies: Bodies::default(),
-            flights: Arc::new(Flights::new(shutdown.clone())),
             warned: Arc::new(Mutex::default()),
             made_up,
             callers,

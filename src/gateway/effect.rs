@@ -12,9 +12,9 @@ use http::{Method, StatusCode, Uri};
 
 use super::Gateway;
 use super::compose::Composed;
-use crate::cache::generation::{Scope, Strength};
+use crate::cache::generation::{Generations, Scope, Strength};
 use crate::cache::policy;
-use crate::cache::{Invalidation, Source, unit_scope};
+use crate::cache::{Invalidation, Source};
 use crate::caller::CallerId;
 use crate::upstream::Answer;
 
@@ -63,19 +63,23 @@ impl Effect<'_> {
         targets: &[PathAndQuery],
         composed: Option<&Composed>,
     ) {
+        let mut ended = false;
         for target in targets {
-            self.drop_scope(self.gateway.0.cache.target_scope(target.as_str()), Strength::Hard);
+            ended |= self.drop_scope(self.generations().target(target.as_str()), Strength::Hard);
         }
         if status.is_server_error() {
-            self.unknown();
+            ended |= self.unknown();
         } else if status.is_success() || status.is_redirection() {
-            self.succeeded(composed);
+            ended |= self.succeeded(composed);
         }
+        self.note(ended);
     }
 
     /// It succeeded: the units that its answer names are dropped for every caller.
-    fn succeeded(&self, composed: Option<&Composed>) {
-        let Some((family, member)) = self.gateway.route_at(self.route).invalidates else { return };
+    fn succeeded(&self, composed: Option<&Composed>) -> bool {
+        let Some((family, member)) = self.gateway.route_at(self.route).invalidates else {
+            return false;
+        };
         let named = composed.map(|composed| &composed.facts);
         let mut units: Vec<&str> = named
             .into_iter()
@@ -85,36 +89,48 @@ impl Effect<'_> {
             .chain(self.unit)
             .collect();
         units.dedup();
+        let mut ended = false;
         for unit in &units {
-            self.drop_scope(unit_scope(family, unit), Strength::Hard);
+            ended |= self.drop_scope(self.generations().unit(Some(family), unit), Strength::Hard);
         }
         if units.is_empty() || named.is_some_and(|facts| facts.more_units) {
             // It changed something, and we can't tell what: the writer must not read its own past.
-            self.drop_for_writer(family, Strength::Hard);
+            ended |= self.drop_for_writer(family, Strength::Hard);
         }
+        ended
     }
 
     /// No whole answer came, though it may have been a success: then its target must not be served from
     /// what is stored (RFC 9111 §4.4).
     pub(super) fn lost(&self) {
-        self.drop_scope(self.gateway.0.cache.target_scope(self.target), Strength::Hard);
-        self.unknown();
+        let target = self.drop_scope(self.generations().target(self.target), Strength::Hard);
+        self.note(self.unknown() || target);
     }
 
     /// Nobody knows whether it took effect: the writer's lists are to be asked for anew.
-    fn unknown(&self) {
-        if let Some((family, _member)) = self.gateway.route_at(self.route).invalidates {
-            self.drop_for_writer(family, Strength::Soft);
+    fn unknown(&self) -> bool {
+        let invalidates = self.gateway.route_at(self.route).invalidates;
+        invalidates.is_some_and(|(family, _)| self.drop_for_writer(family, Strength::Soft))
+    }
+
+    fn drop_for_writer(&self, family: u16, strength: Strength) -> bool {
+        let caller = self.caller;
+        caller.is_some_and(|id| self.drop_scope(Scope::CallerFamily(id, family), strength))
+    }
+
+    fn drop_scope(&self, scope: Scope, strength: Strength) -> bool {
+        let invalidation = Invalidation { scope, strength, source: Source::Write };
+        self.gateway.0.cache.invalidate(&invalidation)
+    }
+
+    /// A write counts once, however much it ended.
+    fn note(&self, ended: bool) {
+        if ended {
+            self.gateway.metrics().cache_invalidations_total.inc(Source::Write.as_str());
         }
     }
 
-    fn drop_for_writer(&self, family: u16, strength: Strength) {
-        if let Some(caller) = self.caller {
-            self.drop_scope(Scope::CallerFamily(caller, family), strength);
-        }
-    }
-
-    fn drop_scope(&self, scope: Scope, strength: Strength) {
-        self.gateway.invalidate(&Invalidation { scope, strength, source: Source::Write });
+    fn generations(&self) -> &Generations {
+        self.gateway.0.cache.generations()
     }
 }

@@ -173,7 +173,8 @@ impl Job {
     /// What was ended between the lookup and our own stamp is not brought back by a 304 about it: a bump
     /// before this look drops it, one after it voids the stamp.
     pub(super) fn forget_voided(&mut self) {
-        self.prior = self.prior.take().filter(|prior| prior.stamp.verdict() != Verdict::Void);
+        let cache = &self.gateway.0.cache;
+        self.prior = self.prior.take().filter(|prior| cache.verdict(&prior.stamp) != Verdict::Void);
     }
 
     async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {

@@ -84,7 +84,7 @@ impl Job {
 
     /// What is stored for the target is not what the upstream has now.
     fn stale(&self) {
-        let scope = self.gateway.0.cache.target_scope(self.key.target());
+        let scope = self.gateway.0.cache.generations().target(self.key.target());
         let (strength, source) = (Strength::Soft, Source::Head);
         self.gateway.invalidate(&Invalidation { scope, strength, source });
     }

@@ -235,13 +235,13 @@ impl Gateway {
         now: Now,
     ) -> Result<Lookup, Error> {
         let found = self.0.cache.lookup(key, &asked.selecting(), asked.plan.made_under, &now);
-        Self::reuse(asked, found).inspect_err(|_refused| {
+        self.reuse(asked, found).inspect_err(|_refused| {
             asked.account.forward = Some(Forward::Request);
         })
     }
 
     /// What the request's own directives make of what was found; only where the route honours them.
-    fn reuse<B>(asked: &Asked<'_, '_, B>, found: Lookup) -> Result<Lookup, Error> {
+    fn reuse<B>(&self, asked: &Asked<'_, '_, B>, found: Lookup) -> Result<Lookup, Error> {
         let rules = &asked.plan.rules;
         if !rules.request_directives {
             return Ok(found);
@@ -263,7 +263,7 @@ impl Gateway {
             Reuse::Allowed => match found {
                 Lookup::Stale(stored)
                     if stored.owner == Owner::Open
-                        && stored.stamp.verdict() == Verdict::Current =>
+                        && self.0.cache.verdict(&stored.stamp) == Verdict::Current =>
                 {
                     Ok(Lookup::StaleWhileRevalidate(stored))
                 }
@@ -300,7 +300,7 @@ impl Gateway {
     ) -> Result<Reply, Error> {
         let (selecting, made_under) = (asked.selecting(), asked.plan.made_under);
         // RFC 9211 §2.2: what is fresh goes forward by the request's own word.
-        let fresh = prior.stamp.verdict() == Verdict::Current
+        let fresh = self.0.cache.verdict(&prior.stamp) == Verdict::Current
             && prior.freshness(&self.0.clock.now()) == Freshness::Fresh;
         let why = if fresh { Forward::Request } else { Forward::Stale };
         let result = self.fetch(asked, key, caller, Some(Arc::clone(&prior)), why).await;

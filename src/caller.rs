@@ -9,6 +9,7 @@
 //!    over the token alone, and so is what goes upstream.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use base64::Engine;
@@ -95,8 +96,16 @@ impl fmt::Debug for Callers {
 }
 
 /// The keyed digest of a token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallerId([u8; 32]);
+
+impl Hash for CallerId {
+    /// A part of it: it is a digest already, under a key that nobody knows.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let part = self.0.first_chunk().copied().unwrap_or_default();
+        state.write_u64(u64::from_le_bytes(part));
+    }
+}
 
 impl CallerId {
     /// The whole digest.

@@ -7,10 +7,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// The process's way to its end; clones share one state.
@@ -19,7 +19,14 @@ pub struct Shutdown {
     /// The phase is past running; read for each reply, so it is no lock.
     leaving: Arc<AtomicBool>,
     phase: Arc<watch::Sender<Phase>>,
-    tasks: Arc<watch::Sender<usize>>,
+    tasks: Arc<Tasks>,
+}
+
+/// What the drain waits for. Counted for each fetch, so it is no channel that looks for listeners each time.
+#[derive(Debug, Default)]
+struct Tasks {
+    count: AtomicUsize,
+    none: Notify,
 }
 
 /// How far the end has come.
@@ -42,7 +49,7 @@ impl Shutdown {
         Self {
             leaving: Arc::default(),
             phase: Arc::new(watch::Sender::new(Phase::Running)),
-            tasks: Arc::new(watch::Sender::new(0)),
+            tasks: Arc::default(),
         }
     }
 
@@ -107,19 +114,26 @@ impl Shutdown {
 
     /// Something the drain waits for until the returned guard is dropped.
     pub fn track(&self) -> Tracked {
-        self.tasks.send_modify(|count| *count += 1);
+        self.tasks.count.fetch_add(1, Ordering::Relaxed);
         Tracked(Arc::clone(&self.tasks))
     }
 
     /// Tasks and guards that are still there.
     pub fn tracked(&self) -> usize {
-        *self.tasks.borrow()
+        self.tasks.count.load(Ordering::Acquire)
     }
 
     /// Resolves once nothing is under way any more.
     pub async fn idle(&self) {
-        let mut tasks = self.tasks.subscribe();
-        drop(tasks.wait_for(|count| *count == 0).await);
+        loop {
+            // Listened for before it is counted: the last one may go in between.
+            let mut none = std::pin::pin!(self.tasks.none.notified());
+            none.as_mut().enable();
+            if self.tracked() == 0 {
+                return;
+            }
+            none.await;
+        }
     }
 }
 
@@ -131,11 +145,13 @@ impl Default for Shutdown {
 
 /// Something the drain waits for.
 #[derive(Debug)]
-pub struct Tracked(Arc<watch::Sender<usize>>);
+pub struct Tracked(Arc<Tasks>);
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
+
 use crate::caller::CallerId;
 
 /// Who asked for what.
@@ -24,13 +26,13 @@ pub(super) struct Pair {
 pub(super) struct Window {
     length: Duration,
     order: VecDeque<(Duration, Pair)>,
-    outcomes: HashMap<Pair, bool>,
+    outcomes: HashMap<Pair, bool, RandomState>,
     failed: usize,
 }
 
 impl Window {
     pub(super) fn new(length: Duration) -> Self {
-        Self { length, order: VecDeque::new(), outcomes: HashMap::new(), failed: 0 }
+        Self { length, order: VecDeque::new(), outcomes: HashMap::default(), failed: 0 }
     }
 
     /// Takes an outcome in.

@@ -1,11 +1,12 @@
 //! The servers that the gateway is compared with, as processes of their own.
 //!
-//! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS]` serves until it is killed, on
+//! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB]` serves until it is killed, on
 //! one thread; it tells its address. `benches/peers/run` starts them; see there for what is compared.
 //!
 //! * `bare`: hyper that answers everything with the same bytes, with no work at all.
 //! * `yardstick`: the gateway's libraries, doing nothing else (see `support/yardstick.rs`).
-//! * `upstream`: like `bare`, and it may take its time; every answer is of one kind, whatever is asked.
+//! * `upstream`: like `bare`, and it may take its time; every answer is of one kind, whatever is asked, and of
+//!   KIB at least.
 
 use std::io::Write;
 use std::time::Duration;
@@ -20,8 +21,11 @@ fn main() {
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let at = |index: usize| arguments.get(index).map(String::as_str);
     let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
-        writeln!(std::io::stderr(), "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS]")
-            .ok();
+        writeln!(
+            std::io::stderr(),
+            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB]"
+        )
+        .ok();
         return;
     };
     let delay =
@@ -35,7 +39,8 @@ fn main() {
             TcpListener::bind(at(1).unwrap_or("127.0.0.1:0")).await.expect("the address is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         writeln!(std::io::stdout(), "{address}").ok();
-        let body = support::answer();
+        let kib = at(3).and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        let body = support::answer_of(kib << 10);
         match role {
             "yardstick" => support::yardstick::serve(listener, body).await,
             _ => support::serve_bare(listener, body, delay).await,

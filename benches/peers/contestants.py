@@ -28,6 +28,11 @@ class Place:
     memory: pathlib.Path
     server_cores: list
     load_cores: list
+    # A certificate with its key in one file, and the key alone.
+    certificate: pathlib.Path = None
+    key: pathlib.Path = None
+    # What the servers speak: "plain" is HTTP/1.1, "tls" the same over TLS 1.3, "h2c" HTTP/2 without TLS.
+    transport: str = "plain"
     number: int = 0
 
     def fresh(self):
@@ -117,13 +122,28 @@ def unitgate_keys(port, upstream, access):
     }
 
 
+def unitgate_transport(place):
+    """The keys that a transport takes."""
+    match place.transport:
+        case "tls":
+            return {
+                "listen.tls_certificate_file": f'"{place.certificate}"',
+                "listen.tls_key_file": f'"{place.key}"',
+            }
+        case "h2c":
+            return {"listen.http2": '"all"'}
+        case _:
+            return {}
+
+
 def unitgate(access):
     """The gateway; its threads are as many as the cores that it may use."""
 
     def command(place, port, upstream, _threads):
         shipped = (ROOT / "config.toml").read_text()
         path = place.directory / "config.toml"
-        path.write_text(with_keys(shipped, unitgate_keys(port, upstream, access)))
+        keys = unitgate_keys(port, upstream, access) | unitgate_transport(place)
+        path.write_text(with_keys(shipped, keys))
         return [place.unitgate, "--config", path]
 
     return command
@@ -137,6 +157,10 @@ def floor(role):
 def nginx(place, port, upstream, threads):
     """nginx, with a worker for each core."""
     user = pwd.getpwuid(os.getuid())
+    transport = {
+        "tls": f"ssl; ssl_protocols TLSv1.3; ssl_certificate {place.certificate}; ssl_certificate_key {place.key}",
+        "h2c": "http2",
+    }
     files = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     path = filled(
         "nginx.conf",
@@ -145,6 +169,7 @@ def nginx(place, port, upstream, threads):
         GROUP=grp.getgrgid(user.pw_gid).gr_name,
         THREADS=threads,
         REUSEPORT="reuseport" if threads > 1 else "",
+        TRANSPORT=transport.get(place.transport, ""),
         OPEN_FILES=files,
         CACHED_FILES=min(16384, files // 2),
         PORT=port,
@@ -155,7 +180,9 @@ def nginx(place, port, upstream, threads):
 
 def haproxy(place, port, upstream, threads):
     """HAProxy, with a thread for each core."""
-    path = filled("haproxy.cfg", place, THREADS=threads, PORT=port, UPSTREAM=upstream)
+    transport = {"tls": f"ssl crt {place.certificate} ssl-min-ver TLSv1.3", "h2c": "proto h2"}
+    spoken = transport.get(place.transport, "")
+    path = filled("haproxy.cfg", place, THREADS=threads, PORT=port, UPSTREAM=upstream, TRANSPORT=spoken)
     return [found("haproxy"), "-db", "-f", path]
 
 

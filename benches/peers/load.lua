@@ -1,4 +1,4 @@
--- What wrk asks for. Arguments: one|many|misses, the token, the number of keys (of `many`).
+-- What wrk asks for. Arguments: one|many|misses|close, the token, the number of keys (of `many`).
 -- Tells the outcome as one line of JSON after "outcome ".
 
 local target = "/api/v1/calcom/integration/unit/unit-"
@@ -14,6 +14,8 @@ function init(arguments)
       at = at % keys + 1
       return requests[at]
     end
+  elseif kind == "close" then
+    wrk.headers["Connection"] = "close"
   elseif kind == "misses" then
     local before, after = wrk.format("GET", target .. "#"):match("^(.-)#(.*)$")
     local unit = 0

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import statistics
 import subprocess
 import time
@@ -17,6 +18,11 @@ KEYS = 10_000
 CONNECTIONS = 64
 # Below it, the server waited for the generator, or for its core: its rate says nothing then.
 SATURATED = 0.9
+# Of HTTP/2: connections, and requests at once on each.
+H2_CONNECTIONS = 16
+H2_STREAMS = 32
+# Of `tls_bulk`: far above what a TLS record or a socket's buffer holds.
+BULK_KIB = 1024
 VOLLEY = 500
 DELAY = 0.2
 # h2load's clock ticks about once a millisecond, and all clients send then: the fewer they are, the less a
@@ -32,6 +38,8 @@ class Bench:
     place: object
     upstream: object
     body: bytes
+    # Starts an upstream with an answer of BULK_KIB.
+    large: object
     seconds: int
     rate: int
 
@@ -71,11 +79,11 @@ def generator(bench, server, cores, command):
     return done.stdout
 
 
-def wrk(bench, server, kind, cores, threads=1, nice=0):
+def wrk(bench, server, kind, cores, threads=1, nice=0, scheme="http"):
     """A load as fast as the server takes it."""
     command = [
         "nice", "-n", nice, found("wrk"), f"-t{threads}", f"-c{CONNECTIONS}", f"-d{bench.seconds}s", "--latency",
-        "-s", HERE / "load.lua", f"http://127.0.0.1:{server.port}/", "--", kind, TOKEN, KEYS,
+        "-s", HERE / "load.lua", f"{scheme}://127.0.0.1:{server.port}/", "--", kind, TOKEN, KEYS,
     ]  # fmt: skip
     told = generator(bench, server, cores, command)
     outcome = next((json.loads(line[8:]) for line in told.splitlines() if line.startswith("outcome ")), None)
@@ -94,11 +102,7 @@ def loaded(bench, contestant, kind, cores=None, load_cores=None, threads=1, nice
         with Metered(bench, server) as cpu:
             outcome = wrk(bench, server, kind, load_cores or bench.place.load_cores[:1], threads, nice)
     requests, ns = outcome["requests"], outcome["microseconds"] * 1000
-    figures = {
-        "rate": requests / ns * 1e9,
-        "cpu_us": cpu.server_ns / requests / 1000,
-        "busy": cpu.server_ns / ns,
-        "others": max(0, cpu.core_ns - cpu.server_ns) / ns,
+    figures = metered(cpu, requests, ns) | {
         "upstream_us": cpu.upstream_ns / requests / 1000,
         "p50_us": outcome["p50"],
         "p99_us": outcome["p99"],
@@ -131,6 +135,62 @@ def many(bench, contestant):
 def misses(bench, contestant):
     """Each request another key: a miss, and a new entry."""
     return loaded(bench, contestant, "misses")
+
+
+def h2(bench, contestant):
+    """One key, always a hit, over HTTP/2 without TLS."""
+    place = dataclasses.replace(bench.place, transport="h2c")
+    with contestant.running(place, bench.upstream.port) as server:
+        h2load(bench, server, ["-n", 1_000])
+        began = time.perf_counter_ns()
+        with Metered(bench, server) as cpu:
+            requests = h2load(bench, server, ["-D", bench.seconds])
+        ns = time.perf_counter_ns() - began
+    return metered(cpu, requests, ns)
+
+
+def h2load(bench, server, length):
+    """HTTP/2 by prior knowledge; how many requests were answered, all of them well."""
+    command = [
+        found("h2load"), "-t1", f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}", *length,
+        "-H", f"Authorization: Bearer {TOKEN}", f"http://127.0.0.1:{server.port}{TARGET}1",
+    ]  # fmt: skip
+    told = generator(bench, server, bench.place.load_cores[:1], command)
+    codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", told)
+    failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", told)
+    if not codes or not failed or any(map(int, [*codes.groups()[1:], *failed.groups()])) or not int(codes[1]):
+        raise Failure(f"{server.name} did not answer everything over HTTP/2:\n{told}\n{server.last_words()}")
+    return int(codes[1])
+
+
+def metered(cpu, requests, ns):
+    """What a load over `ns` says of a server."""
+    return {
+        "rate": requests / ns * 1e9,
+        "cpu_us": cpu.server_ns / requests / 1000,
+        "busy": cpu.server_ns / ns,
+        "others": max(0, cpu.core_ns - cpu.server_ns) / ns,
+    }
+
+
+def tls_new(bench, contestant):
+    """One key over TLS 1.3, a connection with a full handshake for each request."""
+    return over_tls(bench, contestant, "close")
+
+
+def tls_bulk(bench, contestant):
+    """One key of 1 MiB over TLS 1.3, connections kept."""
+    with bench.large() as upstream:
+        return over_tls(dataclasses.replace(bench, upstream=upstream), contestant, "one")
+
+
+def over_tls(bench, contestant, kind):
+    """A run with wrk over TLS. Its own part of a handshake costs more than a server's: rates say less than CPU."""
+    place = dataclasses.replace(bench.place, transport="tls")
+    with contestant.running(place, bench.upstream.port) as server:
+        with Metered(bench, server) as cpu:
+            outcome = wrk(bench, server, kind, bench.place.load_cores[:1], scheme="https")
+    return metered(cpu, outcome["requests"], outcome["microseconds"] * 1000)
 
 
 def latency(bench, contestant):
@@ -234,11 +294,14 @@ def check_heads(contestant, heads):
             raise Failure(f"{contestant.name} asked the upstream something else:\n{head}")
 
 
-# In the order in which they run; who takes part in it.
+# In the order in which they run; the kinds, or names, of who takes part in it.
 WORKLOADS = {
     "one": (one, ("floor", "gateway", "peer")),
     "many": (many, ("floor", "gateway", "peer")),
     "misses": (misses, ("gateway", "peer")),
+    "h2": (h2, ("gateway", "nginx", "haproxy")),
+    "tls_new": (tls_new, ("gateway", "nginx", "haproxy")),
+    "tls_bulk": (tls_bulk, ("gateway", "nginx")),
     "latency": (latency, ("floor", "gateway", "peer")),
     "coalesce": (coalesce, ("gateway", "peer")),
     "start": (start, ("gateway", "peer")),

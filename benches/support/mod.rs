@@ -28,6 +28,17 @@ pub(crate) fn answer() -> Bytes {
     ))
 }
 
+/// The same with as many integrations as take so many bytes.
+pub(crate) fn answer_of(bytes: usize) -> Bytes {
+    let one = answer();
+    let Some(item) = one.strip_prefix(br#"{"data":["#).and_then(|one| one.strip_suffix(b"]}"))
+    else {
+        return one;
+    };
+    let items = vec![item; bytes.div_ceil(item.len()).max(1)];
+    Bytes::from([&br#"{"data":["#[..], &items.join(&b','), b"]}"].concat())
+}
+
 /// A server that gives `body` to everything after `delay`, with no work at all: the bare hyper that hits
 /// are compared with, and the upstream of the benches.
 pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes, delay: Duration) {

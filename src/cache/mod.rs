@@ -35,6 +35,7 @@ pub mod policy;
 pub mod purge;
 mod slot;
 pub mod stored;
+pub mod times;
 
 /// The store of answers.
 #[derive(Debug)]

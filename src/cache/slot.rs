@@ -67,8 +67,10 @@ impl Slot {
 
     /// The longest time that any variant can still be of use.
     pub(super) fn useful_for(&self) -> Duration {
-        let left =
-            |stored: &Arc<Stored>| stored.life.last_use().saturating_sub(stored.life.initial_age);
+        let left = |stored: &Arc<Stored>| {
+            let life = stored.life();
+            life.last_use().saturating_sub(life.initial_age)
+        };
         self.variants().iter().map(left).max().unwrap_or_default()
     }
 }

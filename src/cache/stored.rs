@@ -16,6 +16,7 @@ use http::{HeaderValue, StatusCode};
 use super::fields::Fields;
 use super::generation::Stamp;
 use super::policy::{Freshness, Life, Validators, Variant, parse_date};
+use super::times::Times;
 use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::mask::Masked;
@@ -107,7 +108,7 @@ pub struct Stored {
     /// The fields that every reply from it carries.
     pub fields: Fields,
     /// Fields of the upstream that rule its reuse and are not among `fields`: what a 304 is merged with.
-    pub hidden: Fields,
+    pub hidden: Option<Box<Fields>>,
     /// Its body.
     pub body: Masked,
     /// The upstream's validators, if it sent any: used to revalidate, never sent to a client of a token
@@ -117,14 +118,8 @@ pub struct Stored {
     pub variant: Variant,
     /// How many values the masker changed.
     pub fields_masked: u32,
-    /// How long it lives.
-    pub life: Life,
-    /// When its head arrived.
-    pub received: Now,
-    /// The second clock: until when the upstream's word is good that this token may read it.
-    pub authorised_until: Now,
-    /// When the token says that it ends (a JWT's `exp`), since the Unix epoch: nothing outlives it.
-    pub token_expires: Option<Duration>,
+    /// When it came and how long it lives.
+    pub times: Times,
     /// The configuration that made it; under another one it is a miss.
     pub made_under: u64,
     /// The generations it belongs to.
@@ -144,28 +139,33 @@ impl Stored {
         self.validators.as_deref().unwrap_or(&NONE)
     }
 
+    /// How long it lives.
+    pub fn life(&self) -> Life {
+        self.times.life()
+    }
+
     /// RFC 9111 §4.2.3 `current_age`.
     pub fn age(&self, now: &Now) -> Duration {
-        self.life.initial_age.saturating_add(now.since(&self.received))
+        self.life().initial_age.saturating_add(now.since(&self.times.received()))
     }
 
     /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
     pub fn made_at(&self) -> Duration {
         let mut dates = self.fields.iter().filter(|(name, _)| **name == DATE);
         let date = dates.next().filter(|_| dates.next().is_none());
-        let received = self.received.wall;
+        let received = self.times.received().wall;
         date.and_then(|(_, date)| parse_date(date.as_bytes(), received))
             .unwrap_or_else(|| Duration::from_secs(received.as_secs()))
     }
 
     /// What its age and its authorisation allow at `now`.
     pub fn freshness(&self, now: &Now) -> Freshness {
-        let freshness = self.life.freshness(self.age(now));
-        let authorised =
-            now.mono <= self.authorised_until.mono && now.wall <= self.authorised_until.wall;
-        match freshness {
-            Freshness::Fresh | Freshness::StaleWhileRevalidate if !authorised => {
-                if self.life.stale_if_error_allows(self.age(now)) {
+        let life = self.life();
+        match life.freshness(self.age(now)) {
+            Freshness::Fresh | Freshness::StaleWhileRevalidate
+                if !self.times.is_authorised(now) =>
+            {
+                if life.stale_if_error_allows(self.age(now)) {
                     Freshness::StaleIfError
                 } else {
                     Freshness::Expired
@@ -177,12 +177,12 @@ impl Stored {
 
     /// Whether the token that paid for it has ended: nothing may be served from it any more.
     pub fn token_ended(&self, now: &Now) -> bool {
-        self.token_expires.is_some_and(|end| now.wall >= end)
+        self.times.token_ended(now)
     }
 
     /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
     pub fn can_be_revalidated(&self, now: &Now) -> bool {
-        self.validators.is_some() && self.age(now) <= self.life.last_use()
+        self.validators.is_some() && self.age(now) <= self.life().last_use()
     }
 
     /// Memory it takes, in bytes: body, fields and bookkeeping.
@@ -190,7 +190,7 @@ impl Stored {
         size_of::<Self>()
             + self.body.len()
             + self.fields.bytes()
-            + self.hidden.bytes()
+            + self.hidden.as_ref().map_or(0, |hidden| size_of::<Fields>() + hidden.bytes())
             + self.variant.size()
             + self.validators.as_ref().map_or(0, |_| size_of::<Validators>() + VALIDATOR_BYTES)
     }

@@ -140,7 +140,7 @@ impl Gateway {
                 known.remove(ours);
             }
         }
-        for (name, value) in prior.hidden.iter() {
+        for (name, value) in prior.hidden.iter().flat_map(|hidden| hidden.iter()) {
             known.append(name, value);
         }
         let ruling = policy::merge_304(&known, &answer.fields);

@@ -16,6 +16,7 @@ use crate::cache::fields::{Fields, detached};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
 use crate::cache::stored::{Owner, Stored};
+use crate::cache::times::Times;
 use crate::clock::Now;
 
 /// An answer that was judged.
@@ -49,21 +50,28 @@ impl Composed {
             .then(|| policy::fields_to_store(&rules, &self.ruling, &self.shown))
             .filter(|shareable| shareable.len() != self.shown.len())
             .map(|shareable| Fields::copied(&shareable));
+        let ends = job.token_expires;
         let stored = Stored {
-            token_expires: job.token_expires,
             made_under: plan.made_under,
             stamp,
-            ..self.into_stored(owner, life, variant, judged.is_ok())
+            ..self.into_stored(owner, &life, ends, variant, judged.is_ok())
         };
         Judged { stored, shareable, verdict: judged.map(|_life| ()) }
     }
 
     /// The answer as nobody may keep it.
     pub(super) fn unkept(self, owner: Owner) -> Arc<Stored> {
-        Arc::new(self.into_stored(owner, UNKEPT, Variant::default(), false))
+        Arc::new(self.into_stored(owner, &UNKEPT, None, Variant::default(), false))
     }
 
-    fn into_stored(mut self, owner: Owner, life: Life, variant: Variant, kept: bool) -> Stored {
+    fn into_stored(
+        mut self,
+        owner: Owner,
+        life: &Life,
+        token_expires: Option<Duration>,
+        variant: Variant,
+        kept: bool,
+    ) -> Stored {
         let mut hidden = HeaderMap::new();
         for name in RULING.iter().filter(|name| !self.shown.contains_key(*name)) {
             for value in self.ruling.get_all(name) {
@@ -71,25 +79,23 @@ impl Composed {
             }
         }
         if let Owner::Caller(_) = owner {
-            self.shown.insert(CACHE_CONTROL, cache_control(&life, kept));
+            self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
             self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
         }
         let left = life.lifetime.saturating_sub(life.initial_age);
+        let authorised_until = self.received.plus(left.saturating_add(life.stale_while_revalidate));
         Stored {
             owner,
             status: self.status,
             fields: Fields::copied(&self.shown),
-            hidden: Fields::copied(&hidden),
+            hidden: (!hidden.is_empty()).then(|| Box::new(Fields::copied(&hidden))),
             // What nobody keeps counts until its last reader has it.
             body: if kept { self.body } else { self.body.keeping(self.share) },
             validators: own_validators(&self.validators),
             variant,
             fields_masked: self.facts.fields_masked,
-            authorised_until: self.received.plus(left.saturating_add(life.stale_while_revalidate)),
-            life,
-            received: self.received,
-            token_expires: None,
+            times: Times::new(&self.received, life, &authorised_until, token_expires),
             made_under: 0,
             stamp: Stamp::default(),
         }

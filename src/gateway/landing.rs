@@ -136,7 +136,7 @@ impl Landed {
 
     /// Whether a lookup would have served it when it arrived.
     fn arrived_fresh(&self) -> bool {
-        let life = &self.stored.life;
+        let life = self.stored.life();
         life.freshness(life.initial_age) <= Freshness::StaleWhileRevalidate
     }
 }

@@ -257,7 +257,7 @@ impl Gateway {
             };
         };
         let age = stored.age(&asked.inbound.line().at);
-        match policy::reuse(rules, &stored.life, age, fields) {
+        match policy::reuse(rules, &stored.life(), age, fields) {
             // A client may take a stale answer (RFC 9111 §5.2.1.2), but not one that a write made stale,
             // nor past what its token was last allowed.
             Reuse::Allowed => match found {
@@ -318,8 +318,8 @@ impl Gateway {
             Lookup::Fresh(stored) if !Arc::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
             Lookup::Fresh(stored) => Ok(stands_in(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
-                if !stored.life.stale_forbidden
-                    && stored.life.stale_if_error_allows(stored.age(&now)) =>
+                if !stored.life().stale_forbidden
+                    && stored.life().stale_if_error_allows(stored.age(&now)) =>
             {
                 Ok(stands_in(stored))
             }

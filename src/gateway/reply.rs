@@ -98,7 +98,7 @@ impl Reply {
 
     /// Made here in the upstream's place, without asking the cache.
     pub(super) fn of_ours(stored: Arc<Stored>) -> Self {
-        let now = stored.received;
+        let now = stored.times.received();
         Self::of(stored, Status::Forwarded, now)
     }
 
@@ -112,7 +112,7 @@ impl Reply {
     }
 
     fn cache_status(&self, age: Duration) -> CacheStatus {
-        let ttl = self.stored.life.ttl(age);
+        let ttl = self.stored.life().ttl(age);
         let Some(forward) = self.forward else { return CacheStatus::hit(ttl) };
         let mut status = CacheStatus::forwarded(forward);
         status.fwd_status = self.fwd_status.map(|status| status.as_u16());
@@ -220,8 +220,8 @@ impl Shown {
         // A token route shows no Last-Modified, so no date of it can be meant, and no ranges.
         let open = stored.owner == Owner::Open;
         let dated = open && fields.contains_key(IF_MODIFIED_SINCE);
-        let modified =
-            dated.then(|| policy::modified_at(&stored.fields.to_map(), stored.received.wall));
+        let modified = dated
+            .then(|| policy::modified_at(&stored.fields.to_map(), stored.times.received().wall));
         if policy::not_modified(fields, stored.etag().as_ref(), modified) {
             return Self::Unchanged;
         }

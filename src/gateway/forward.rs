@@ -91,7 +91,9 @@ impl Gateway {
         let body = asked.inbound.read_body(self).await?;
         // What is not JSON holds no member that could be a mask; the upstream will judge it.
         let json = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
-        if route.config.refuse_masked_write && self.0.masker.masked_secret(json).unwrap_or(false) {
+        if route.config.refuse_masked_write
+            && self.0.follows.masker.masked_secret(json).unwrap_or(false)
+        {
             return Err(Error::MaskedSecretInWrite);
         }
         Ok(body)
@@ -132,7 +134,8 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
-        let marks = Marks::of(client, inbound.version(), &self.0.via, inbound.line().id.detached());
+        let marks =
+            Marks::of(client, inbound.version(), &self.0.follows.via, inbound.line().id.detached());
         let marks = Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks };
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };

@@ -73,7 +73,7 @@ impl RequestId {
     fn of(fields: &HeaderMap, rare: Rare, gateway: &Gateway) -> Self {
         let said = if rare.has(Rare::ID) { fields::request_id(fields) } else { None };
         // An id that holds a key must be neither logged nor sent on.
-        match said.filter(|id| gateway.0.masker.field(id) == **id) {
+        match said.filter(|id| gateway.0.follows.masker.field(id) == **id) {
             Some(id) => Self::Clients(id.clone()),
             None => Self::Ours(new_id(&gateway.0.dice)),
         }
@@ -262,9 +262,9 @@ impl Bounds {
         Self { target: listen.target_size, head: listen.head_size, fields: listen.fields }
     }
 
-    /// The same with another longest target.
-    pub(super) fn with_target(self, target: usize) -> Self {
-        Self { target, ..self }
+    /// The same with the longest target of `other`.
+    pub(super) fn with_target_of(self, other: Self) -> Self {
+        Self { target: other.target, ..self }
     }
 
     fn check(&self, version: Version, uri: &Uri, fields: &HeaderMap) -> Result<(), Error> {
@@ -298,12 +298,12 @@ impl<B: Payload> Inbound<'_, B> {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        let cap = gateway.0.request_body;
+        let cap = gateway.0.follows.request_body;
         if body.size_hint().lower() > u64::try_from(cap).unwrap_or(u64::MAX) {
             return Err(Error::BodyTooLarge);
         }
         let whole = collect(Limited::new(body, cap));
-        match tokio::time::timeout(gateway.0.body_time, whole).await {
+        match tokio::time::timeout(gateway.0.follows.body_time, whole).await {
             Ok(body) => body,
             Err(_elapsed) => Err(Error::BodyTimeout),
         }

@@ -3,7 +3,8 @@
 //! *Invariants*
 //! 1. A request, and a flight, runs to its end under the configuration that it began under: to its upstream,
 //!    with its masker.
-//! 2. What is stored and under way, what callers owe and who is known lives on; so do the metrics.
+//! 2. What is stored and under way, what callers owe and who is known lives on; so do the metrics, and what was
+//!    learned of an upstream that stays where it is.
 //! 3. What was asked for under what a reload has changed is not stored any more once the next is in force.
 //! 4. Nobody waits for a reload: the gateway in force is read without a lock.
 //!
@@ -37,7 +38,6 @@ use crate::route::Routes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
-use crate::upstream::guard::Guards;
 
 /// The gateway in force; clones share it.
 #[derive(Clone)]
@@ -83,6 +83,7 @@ impl Current {
         for plan in &last.0.follows.plans {
             plan.give_way(&next.0.follows.plans);
         }
+        next.upstreams().take_over();
         self.0.store(Arc::new(next));
     }
 }
@@ -116,10 +117,9 @@ impl Gateway {
         let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
         let routes = Routes::new(config);
         let limits = Limits::new(&config.limits, &rates(&routes), clock.clone());
-        let guards = guards(config, &upstreams, &clock, &dice);
         let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
         Self(Arc::new(Shared {
-            follows: Follows::of(config, routes, limits, upstreams, guards, telemetry, &made_up),
+            follows: Follows::of(config, routes, limits, upstreams, telemetry, &made_up),
             callers,
             cache: Arc::new(Cache::new(config.cache.max_bytes)),
             bodies: Bodies::default(),
@@ -146,15 +146,8 @@ impl Gateway {
         let routes = last.routes.succeeded_by(config);
         let limits =
             last.limits.succeeded_by(&config.limits, &rates(&routes), shared.clock.clone());
-        // Other clients begin with other guards: what was learned of an upstream may not be true of the next.
-        let guards = if Arc::ptr_eq(&upstreams, &last.upstreams) {
-            Arc::clone(&last.guards)
-        } else {
-            guards(config, &upstreams, &shared.clock, &shared.dice)
-        };
         let made_up = shared.made_up.clone();
-        let mut follows =
-            Follows::of(config, routes, limits, upstreams, guards, telemetry, &made_up);
+        let mut follows = Follows::of(config, routes, limits, upstreams, telemetry, &made_up);
         follows.follow(last);
         Self(Arc::new(Shared {
             follows,
@@ -183,7 +176,6 @@ pub(super) struct Follows {
     pub(super) limits: Limits,
     pub(super) masker: Masker,
     pub(super) upstreams: Arc<Upstreams>,
-    pub(super) guards: Arc<Guards>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) via: String,
     /// Peers that are believed whom they pass on.
@@ -203,7 +195,6 @@ impl Follows {
         routes: Routes,
         limits: Limits,
         upstreams: Arc<Upstreams>,
-        guards: Arc<Guards>,
         telemetry: Arc<Telemetry>,
         made_up: &str,
     ) -> Self {
@@ -228,7 +219,6 @@ impl Follows {
             limits,
             masker,
             upstreams,
-            guards,
             telemetry,
         }
     }
@@ -245,11 +235,6 @@ impl Follows {
             }
         }
     }
-}
-
-fn guards(config: &Config, upstreams: &Upstreams, clock: &Clock, dice: &Dice) -> Arc<Guards> {
-    let (keys, many) = (config.limits.keys, upstreams.len());
-    Arc::new(Guards::new(&config.upstream, keys, clock, dice, many))
 }
 
 /// The rates of the routes' own, by the routes' numbers.

@@ -83,9 +83,9 @@ impl Gateway {
     /// Brings the metrics of the upstreams' guards up to date.
     pub fn measure_upstreams(&self) {
         let metrics = self.metrics();
-        let buffered = i64::try_from(self.0.follows.upstreams.buffered()).unwrap_or(i64::MAX);
+        let buffered = i64::try_from(self.upstreams().buffered()).unwrap_or(i64::MAX);
         metrics.upstream_buffered_bytes.set(buffered);
-        metrics.count_dns_fallbacks(self.0.follows.upstreams.dns_fallbacks());
+        metrics.count_dns_fallbacks(self.upstreams().dns_fallbacks());
         for route in self.0.follows.routes.iter() {
             let Some(view) = self.guarded(route.index) else { continue };
             let (route, limit) = (usize::from(route.index), view.limit.unwrap_or_default());
@@ -107,7 +107,7 @@ impl Gateway {
     }
 
     fn guarded(&self, route: u16) -> Option<View> {
-        self.0.follows.guards.of(self.plan_at(route).upstream).map(|guard| guard.view())
+        self.upstreams().view(self.plan_at(route).upstream)
     }
 
     /// A body that can't be proven masked; aloud now and then.

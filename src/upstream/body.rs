@@ -6,6 +6,9 @@
 //!    they grow.
 //! 2. A body of another length than announced is an error, in HTTP/1.1 and in HTTP/2.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -44,7 +47,9 @@ pub(super) struct Inflow<'r> {
     pub(super) announced: Option<u64>,
     /// Most bytes.
     pub(super) cap: usize,
-    pub(super) room: &'r Room,
+    pub(super) room: &'r Arc<Room>,
+    /// Longest wait for memory.
+    pub(super) wait: Duration,
     /// When the exchange ends.
     pub(super) until: Instant,
 }
@@ -63,7 +68,7 @@ pub(super) async fn read(
     share: &mut Share,
     coded: bool,
 ) -> Result<Bytes, UpstreamError> {
-    let Inflow { announced, cap, room, until } = inflow;
+    let Inflow { announced, cap, room, wait, until } = inflow;
     let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > cap) {
         return Err(UpstreamError::TooLarge);
@@ -71,7 +76,7 @@ pub(super) async fn read(
     // JSON grows to some four times its size when it is decoded, and is held beside what it came from.
     let held =
         |bytes: usize| if coded { bytes.saturating_add((4 * bytes).min(cap)) } else { bytes };
-    room.grow(share, held(announced.unwrap_or_default()), until).await?;
+    room.grow(share, held(announced.unwrap_or_default()), wait, until).await?;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -82,7 +87,7 @@ pub(super) async fn read(
         if first.len().max(all.len()) + data.len() > cap {
             return Err(UpstreamError::TooLarge);
         }
-        room.grow(share, held(first.len().max(all.len()) + data.len()), until).await?;
+        room.grow(share, held(first.len().max(all.len()) + data.len()), wait, until).await?;
         if first.is_empty() && all.is_empty() {
             first = data;
             continue;

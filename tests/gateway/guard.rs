@@ -4,7 +4,8 @@
 //! 1. The circuit breaker opens when half of at least twenty failed, and never by what one caller or one
 //!    unit meets, by a 500, a 4xx or a body that is refused. Service is back within 5 s of the upstream.
 //! 2. An upstream's 429 holds back its caller's misses; everyone's only when three callers got one.
-//! 3. Misses above what the upstream bears wait for a bounded time, callers by turns; hits never wait.
+//! 3. Misses above what the upstream bears wait for a bounded time, callers by turns, and no longer than until it
+//!    is known that they will be refused; hits never wait.
 //! 4. Where a stale answer is allowed, it stands in for each of these refusals.
 //! 5. Retries and memory have their budgets.
 //! 6. A failing refresh never evicts a good entry.
@@ -14,7 +15,8 @@ use std::time::Duration;
 use unitgate::config::{Concurrency, Config, Rate};
 
 use crate::support::{
-    Answer, Ask, Client, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs,
+    Answer, Ask, Client, Gate, Held, INTEGRATION, MASK, OTHER_UNIT, Pending, Reply, UNIT, Upstream,
+    list, secs,
 };
 
 fn unit(n: usize) -> String {
@@ -372,6 +374,64 @@ async fn who_finds_no_place_in_time_is_told_when_to_come_back_or_gets_the_stale_
     assert_eq!(alice.get(&unit(2)).await.status, 200, "a place that is given back is free");
 }
 
+/// A gate with one place toward its upstream and so many exchanges there, each another caller's: what comes
+/// now waits, whoever of them ends.
+async fn crowded(upstream: &Upstream, many: usize) -> (Gate, Vec<(Pending, Held)>) {
+    let gate = Gate::start(upstream, |config| {
+        config.upstream.breaker.as_mut().unwrap().of = 1;
+        config.upstream.queue = secs(60);
+    });
+    gate.client("stale").get(UNIT).await;
+    gate.advance(secs(100));
+    let mut there = Vec::new();
+    for n in 0..many {
+        let held = upstream.hold();
+        let pending = gate.client(&format!("c{n}")).begin(Ask::get(&unit(1)));
+        held.arrived().await;
+        there.push((pending, held));
+    }
+    gate.reload(places(1, 1));
+    (gate, there)
+}
+
+#[tokio::test]
+async fn who_waits_while_the_breaker_opens_is_refused_at_once_or_gets_the_stale_answer() {
+    let upstream = Upstream::start().await;
+    let (gate, mut there) = crowded(&upstream, 2).await;
+    let waits = gate.client("bob").enter(Ask::get(&unit(2))).await;
+    let stale = gate.client("stale").enter(Ask::get(UNIT)).await;
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 2.0);
+    let (ends, held) = there.remove(0);
+    held.release_with(Answer::json(503, "{}"));
+    assert_eq!(ends.reply().await.status, 503);
+    assert_refused(&waits.reply().await, 503, "upstream_open");
+    let stale = stale.reply().await;
+    assert!(stale.status == 200 && stale.cache().contains("stale-if-error"), "{stale:?}");
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 0.0);
+    assert_eq!(gate.metric("upstream_refused_total", &["converflow", "\"open\""]), 2.0);
+    assert_eq!(upstream.count(), 3);
+}
+
+#[tokio::test]
+async fn who_waits_is_refused_at_once_when_a_429_holds_back_its_caller_or_everyone() {
+    let upstream = Upstream::start().await;
+    let (gate, mut there) = crowded(&upstream, 4).await;
+    let same = gate.client("c0").enter(Ask::get(&unit(2))).await;
+    let other = gate.client("bob").enter(Ask::get(&unit(2))).await;
+    let mut refuse = async || {
+        let (ends, held) = there.remove(0);
+        held.release_with(busy("7"));
+        assert_eq!(ends.reply().await.status, 429);
+    };
+    refuse().await;
+    assert_eq!(assert_refused(&same.reply().await, 429, "upstream_throttled"), 7);
+    refuse().await;
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 1.0);
+    refuse().await;
+    assert_refused(&other.reply().await, 429, "upstream_throttled");
+    assert_eq!(upstream.count(), 5);
+}
+
 #[tokio::test]
 async fn by_default_and_without_a_limit_a_crowd_is_with_the_upstream_at_once() {
     let defaults: fn(&mut Config) = |_| ();
@@ -386,7 +446,7 @@ async fn by_default_and_without_a_limit_a_crowd_is_with_the_upstream_at_once() {
             pending.push(alice.enter(Ask::get(&unit(n))).await);
         }
         upstream.arrived(60).await;
-        held.into_iter().for_each(crate::support::Held::release);
+        held.into_iter().for_each(Held::release);
         for pending in pending {
             assert_eq!(pending.reply().await.status, 200);
         }
@@ -563,7 +623,7 @@ async fn the_limit_follows_the_upstreams_latency_and_comes_back() {
         let at_once = (1..=20).filter(|place| f64::from(*place) <= most).count();
         upstream.arrived((round - 1) * 20 + at_once).await;
         gate.advance(latency);
-        held.into_iter().for_each(crate::support::Held::release);
+        held.into_iter().for_each(Held::release);
         for pending in pending {
             assert_eq!(pending.reply().await.status, 200);
         }

@@ -44,7 +44,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::body::length;
+pub use self::body::{Growing, length};
 use self::body::{Inflow, announced, coded, read};
 use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
@@ -59,8 +59,8 @@ pub use self::message::{Answer, Ask, Kind, OnInterim, Trip};
 use self::names::Memory;
 use self::origin::{Origin, request};
 use self::pool::{client, retire, span};
-use self::room::Room;
-pub use self::room::Share;
+use self::room::Rooms;
+pub use self::room::{Intake, Share};
 use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::config;
@@ -70,7 +70,7 @@ use crate::config;
 pub struct Upstreams {
     names: BTreeMap<String, usize>,
     known: Vec<Known>,
-    room: Arc<Room>,
+    rooms: Arc<Rooms>,
     resolved: Memory,
     reads: Client<Connector, Full<Bytes>>,
     writes: Client<Connector, Full<Bytes>>,
@@ -130,11 +130,13 @@ impl Upstreams {
             let same = last.filter(|last| last.origin == origin).cloned();
             Ok(same.unwrap_or_else(|| Known::new(origin, limits, &ground)))
         });
-        let room = last.map(|last| Arc::clone(&last.room));
         Ok(Self {
             names: named.keys().cloned().zip(0..).collect(),
             known: known.collect::<Result<_, _>>()?,
-            room: room.unwrap_or_else(|| Arc::new(Room::new(limits.max_buffered))),
+            rooms: last.map_or_else(
+                || Arc::new(Rooms::new(limits.max_buffered)),
+                |last| Arc::clone(&last.rooms),
+            ),
             resolved,
             reads: client(limits, &connector, Some(limits.idle)),
             writes: client(limits, &connector, Some(limits.idle.min(WRITE_IDLE))),
@@ -147,7 +149,7 @@ impl Upstreams {
 
     /// Its limits rule from now on over what it has in common with the last, for exchanges under way too.
     pub fn take_over(&self) {
-        self.room.resize(self.limits.max_buffered);
+        self.rooms.resize(self.limits.max_buffered);
         self.known.iter().for_each(|known| known.guard.obey(&self.limits));
     }
 
@@ -188,9 +190,17 @@ impl Upstreams {
         self.known.get(upstream).map(|known| known.guard.view())
     }
 
+    /// Memory for a request's body: what it takes grows to at least so many bytes.
+    ///
+    /// # Errors
+    /// When none came free within `upstream.queue`.
+    pub async fn receive(&self, intake: &mut Intake, bytes: usize) -> Result<(), UpstreamError> {
+        self.rooms.receive(intake, bytes, self.limits.queue).await
+    }
+
     /// How many bytes of bodies are under way.
     pub fn buffered(&self) -> usize {
-        self.room.out()
+        self.rooms.all.out()
     }
 
     /// How often a name did not resolve and its last addresses were used.
@@ -370,7 +380,7 @@ impl Upstreams {
             return Ok(Bytes::new());
         }
         let (cap, wait) = (self.limits.max_body, self.limits.queue);
-        let inflow = Inflow { announced, cap, room: &self.room, wait, until: total };
+        let inflow = Inflow { announced, cap, room: &self.rooms.all, wait, until: total };
         let read = timeout_at(total, read(incoming, inflow, share, coded(fields))).await;
         read.map_err(|_elapsed| {
             retire(line);

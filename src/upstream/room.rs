@@ -9,12 +9,18 @@
 //! 4. Of a room that was made smaller nothing is given out before so much has come back: what is out is
 //!    counted whatever the limits were when it was taken.
 //!
+//! 5. Bodies of requests, held until their answers are here, have at most half of it between them: answers
+//!    never wait for nothing but each other's requests. That one exchange waits here twice can hold it up for
+//!    twice the bounded time, and no longer.
+//!
 //! What is decoded is reckoned at four times what came, and `upstream.max_body` at most. Where it grows
 //! further, that is memory beyond the bound: at most `upstream.max_body` for each thread, since decoding
-//! does not wait. A body of no announced length may hold twice its share while it grows.
+//! does not wait. A body of no announced length, and that of a request, may hold twice its share while it
+//! grows. One request's body that is larger than the half takes all of the half.
 //!
-//! *Why not* count what is there already: a body announced at 8 MiB is reserved whole before it is read,
-//! so that it fails before and not after most of it was sent.
+//! *Why not* count what is there already: an answer announced at 8 MiB is reserved whole before it is read,
+//! so that it fails before and not after most of it was sent. *Why not* likewise for requests: to announce
+//! costs a client nothing, and would lock all others out until its time was over.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +32,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::UpstreamError;
 
-/// All the memory there is.
+/// All the memory there is, and what of it requests may have.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    pub(super) all: Arc<Room>,
+    requests: Arc<Room>,
+}
+
+/// A bounded amount of memory.
 #[derive(Debug)]
 pub(super) struct Room {
     free: Semaphore,
@@ -47,15 +60,48 @@ pub struct Share {
     of: Option<Arc<Room>>,
 }
 
+/// What a request's body takes; given back on drop.
+#[derive(Debug, Default)]
+pub struct Intake {
+    of_requests: Share,
+    of_all: Share,
+}
+
+impl Rooms {
+    /// So many bytes in all.
+    pub(super) fn new(bytes: usize) -> Self {
+        let (all, requests) = (Room::new(bytes), Room::new(bytes.div_ceil(2)));
+        Self { all: Arc::new(all), requests: Arc::new(requests) }
+    }
+
+    /// So many bytes in all from now on.
+    pub(super) fn resize(&self, bytes: usize) {
+        self.all.resize(bytes);
+        self.requests.resize(bytes.div_ceil(2));
+    }
+
+    /// Lets what a request's body takes grow to at least so many bytes: at once, or within `wait`.
+    pub(super) async fn receive(
+        &self,
+        intake: &mut Intake,
+        bytes: usize,
+        wait: Duration,
+    ) -> Result<(), UpstreamError> {
+        let until = Instant::now() + wait;
+        self.requests.grow(&mut intake.of_requests, bytes, wait, until).await?;
+        self.all.grow(&mut intake.of_all, bytes, wait, until).await
+    }
+}
+
 impl Room {
     /// So many bytes.
-    pub(super) fn new(bytes: usize) -> Self {
+    fn new(bytes: usize) -> Self {
         let units = units(bytes);
         Self { free: Semaphore::new(units), size: Mutex::new(Size { units, owed: 0 }) }
     }
 
     /// So many bytes from now on.
-    pub(super) fn resize(&self, bytes: usize) {
+    fn resize(&self, bytes: usize) {
         let units = units(bytes);
         let mut size = self.size.lock();
         let (more, less) = (units.saturating_sub(size.units), size.units.saturating_sub(units));
@@ -217,6 +263,23 @@ mod tests {
         room.resize(2 * UNIT);
         room.resize(9 * UNIT);
         assert_eq!((room.out(), room.free.available_permits()), (8 * UNIT, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_have_half_of_it_and_answers_have_the_rest_at_least() {
+        let rooms = Rooms::new(10 * UNIT);
+        let [mut first, mut second] = [(); 2].map(|()| Intake::default());
+        let mut answer = Share::default();
+        rooms.receive(&mut first, 5 * UNIT, WAIT).await.unwrap();
+        assert!(rooms.receive(&mut second, UNIT, WAIT).await.is_err());
+        rooms.all.grow(&mut answer, 5 * UNIT, WAIT, later()).await.unwrap();
+        drop(first);
+        assert_eq!(rooms.all.out(), 5 * UNIT);
+        rooms.all.grow(&mut answer, 9 * UNIT, WAIT, later()).await.unwrap();
+        assert!(rooms.receive(&mut second, 2 * UNIT, WAIT).await.is_err(), "it counts as well");
+        drop(answer);
+        rooms.receive(&mut second, 20 * UNIT, WAIT).await.unwrap();
+        assert_eq!(rooms.all.out(), 10 * UNIT, "what is larger than all takes all");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@
 //! 3. Misses above what the upstream bears wait for a bounded time, callers by turns, and no longer than until it
 //!    is known that they will be refused; hits never wait.
 //! 4. Where a stale answer is allowed, it stands in for each of these refusals.
-//! 5. Retries and memory have their budgets.
+//! 5. Retries and memory have their budgets; bodies of requests at most half of the memory.
 //! 6. A failing refresh never evicts a good entry.
 
 use std::time::Duration;
@@ -499,6 +499,75 @@ async fn a_body_without_memory_for_it_is_503_and_the_memory_comes_back() {
     assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
     upstream.answer(Answer::json(200, "1".repeat(4096)));
     assert_eq!(alice.get(&unit(3)).await.status, 200);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+}
+
+fn put(bytes: usize) -> Ask {
+    let body = format!("{{\"title\":\"{}\"}}", "a".repeat(bytes - 12));
+    Ask::put(INTEGRATION, &body)
+}
+
+/// Half of the memory, four pieces of 1 kB, is for bodies of requests; nobody waits.
+fn narrow(config: &mut Config) {
+    config.upstream.max_body = 4 << 10;
+    config.upstream.max_buffered = 8 << 10;
+    config.upstream.queue = Duration::ZERO;
+}
+
+#[tokio::test]
+async fn a_request_body_without_memory_for_it_is_503_and_goes_nowhere_while_answers_have_theirs() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, narrow);
+    let alice = gate.client("alice");
+    let held = upstream.hold();
+    let first = alice.begin(put(3 << 10));
+    held.arrived().await;
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 3072.0);
+    let refused = alice.send(put(2 << 10)).await;
+    assert_refused(&refused, 503, "buffers_full");
+    assert_eq!(refused.field("connection"), Some("close"), "the rest of it is not read");
+    assert_eq!(alice.get(UNIT).await.status, 200);
+    assert_eq!(alice.put(INTEGRATION, "{}").await.status, 200, "a small one fits");
+    assert_eq!(upstream.count(), 3);
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+    assert_eq!(alice.send(put(2 << 10)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_body_waits_for_memory_for_a_bounded_time() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        narrow(config);
+        config.upstream.queue = secs(20);
+    });
+    let alice = gate.client("alice");
+    let held = upstream.hold();
+    let first = alice.begin(put(3 << 10));
+    held.arrived().await;
+    let second = alice.enter(put(2 << 10)).await;
+    assert_eq!(upstream.count(), 1);
+    held.release();
+    assert_eq!((first.reply().await.status, second.reply().await.status), (200, 200));
+}
+
+#[tokio::test]
+async fn a_request_body_counts_as_it_comes_and_not_as_it_is_announced() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, narrow);
+    let ask = gate.client("mallory").bytes(put(4 << 10).field("expect", "100-continue"));
+    let (begin, rest) = ask.split_at(ask.len() - 4_096);
+    let mut mallory = gate.client("mallory").connect().await;
+    mallory.write(begin).await;
+    assert_eq!(mallory.read_any(false).await.unwrap().status, 100, "it is being read");
+    let held = upstream.hold();
+    let first = gate.client("alice").begin(put(2 << 10));
+    held.arrived().await;
+    mallory.write(rest).await;
+    assert_eq!(mallory.read(false).await.unwrap().code(), "buffers_full");
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
     assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
 }
 

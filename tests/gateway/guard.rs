@@ -379,7 +379,10 @@ async fn who_finds_no_place_in_time_is_told_when_to_come_back_or_gets_the_stale_
 async fn crowded(upstream: &Upstream, many: usize) -> (Gate, Vec<(Pending, Held)>) {
     let gate = Gate::start(upstream, |config| {
         config.upstream.breaker.as_mut().unwrap().of = 1;
+        // Longer than a test waits for anything.
         config.upstream.queue = secs(60);
+        config.upstream.first_byte = secs(60);
+        config.upstream.total = secs(60);
     });
     gate.client("stale").get(UNIT).await;
     gate.advance(secs(100));

@@ -17,7 +17,7 @@ use crate::listener;
 use crate::server::{self, Door, Setting, StartError};
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::Telemetry;
-use crate::upstream::{Dial, Upstreams};
+use crate::upstream::{self, Dial, Upstreams};
 
 /// A gateway whose connections are brought to it; clones share it.
 #[derive(Clone)]
@@ -41,13 +41,13 @@ impl Portless {
         let callers = server::callers(config)?;
         let telemetry = Arc::new(server::telemetry(config, &callers, &setting)?);
         let Setting { clock, dice, .. } = setting;
-        let upstreams = Upstreams::new(
-            &config.upstream,
-            &config.upstreams,
-            clock.clone(),
-            dice.clone(),
-            Some(dial),
-        )?;
+        let ground = upstream::Ground {
+            callers: config.limits.keys,
+            clock: clock.clone(),
+            dice: dice.clone(),
+            dial: Some(dial),
+        };
+        let upstreams = Upstreams::new(&config.upstream, &config.upstreams, ground)?;
         let gateway = Gateway::new(
             config,
             Ground {

@@ -8,7 +8,8 @@
 //! 3. What takes a restart is told by its key each time, and the rest is applied.
 //!
 //! *What lives on* is said in [`crate::gateway`], where one configuration follows another. Connections to the
-//! upstreams live on where nothing of `[upstream]`, `[upstreams]` and the CA file changed.
+//! upstreams live on where nothing of `[upstream]`, `[upstreams]` and the CA file changed; what was learned of
+//! an upstream, where its name and URL did not.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Access, Pass, Reloaded};
 use crate::caller::Callers;
-use crate::clock::{Clock, Dice};
+use crate::clock::Clock;
 use crate::config::{self, Config, ConfigErrors, LogTarget, Warning};
 use crate::gateway::Current;
 use crate::mask::Masker;
@@ -26,7 +27,7 @@ use crate::route::Routes;
 use crate::server::ports::warn_of_roots;
 use crate::telemetry::diagnostics::Hearing;
 use crate::telemetry::{RouteLabels, TargetView, Telemetry};
-use crate::upstream::{SetupError, Upstreams};
+use crate::upstream::SetupError;
 
 /// Loads the configuration again and puts it in force.
 pub struct Reload {
@@ -51,8 +52,6 @@ pub struct Parts {
     pub callers: Callers,
     /// Time.
     pub clock: Clock,
-    /// Chance.
-    pub dice: Dice,
 }
 
 /// Where a configuration comes from.
@@ -148,12 +147,15 @@ impl Reload {
         let (config, warnings) = (source.load)()?;
         let files = Files::of(&config)?;
         let (gateway, last) = (self.parts.current.load(), self.in_force());
-        // With them goes what was learnt of the upstreams: kept as long as nothing about them changed.
+        // With them go their connections: kept as long as nothing about them changed.
         let same = config.upstream == last.upstream
             && config.upstreams == last.upstreams
             && files.ca == state.files.ca;
-        let upstreams =
-            if same { Arc::clone(gateway.upstreams()) } else { Arc::new(self.upstreams(&config)?) };
+        let mut upstreams = Arc::clone(gateway.upstreams());
+        if !same {
+            upstreams = Arc::new(upstreams.succeeded_by(&config.upstream, &config.upstreams)?);
+            warn_of_roots(&config, upstreams.roots());
+        }
         let target = target_view(&config, &self.parts.callers);
         let telemetry = self.parts.telemetry.under(&config.log, &labels(&config), target);
         let next = gateway.under(&config, upstreams, Arc::new(telemetry));
@@ -171,13 +173,6 @@ impl Reload {
         let reloaded = state.follow(&last, &config, files);
         *self.in_force.lock() = Arc::new(config);
         Ok(Reloaded { warnings: warnings.iter().map(ToString::to_string).collect(), ..reloaded })
-    }
-
-    fn upstreams(&self, config: &Config) -> Result<Upstreams, SetupError> {
-        let (clock, dice) = (self.parts.clock.clone(), self.parts.dice.clone());
-        let made = Upstreams::new(&config.upstream, &config.upstreams, clock, dice, None)?;
-        warn_of_roots(config, made.roots());
-        Ok(made)
     }
 }
 

@@ -257,7 +257,7 @@ pub struct Upstream {
     pub queue: Duration,
     /// Unseen retries as a share of the requests of the last 10 s, 0 to 1; 0 = none.
     pub retries: f64,
-    /// Most bytes of answers' bodies under way at once.
+    /// Most bytes of bodies under way at once; those of requests have at most half of it.
     pub max_buffered: usize,
     /// Names of upstreams that may be asked over `http://` off loopback although tokens cross in the clear.
     pub allow_plain: Vec<String>,

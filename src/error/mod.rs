@@ -57,6 +57,9 @@ pub enum Error {
     /// The request's body broke off or was malformed.
     #[error("the request body broke off")]
     BodyBroken,
+    /// No memory came free in time for the request's body: `upstream.max_buffered`. The upstream was not asked.
+    #[error("no memory came free for the request body")]
+    NoRoom,
     /// A coded request body: the masker's guard could not look into it.
     #[error("the request body has a content coding")]
     BodyCoded,
@@ -160,6 +163,7 @@ impl Error {
             Self::BodyBroken => {
                 client(400, "request_broken", "The request body broke off or was malformed.")
             }
+            Self::NoRoom => gateway(503, "buffers_full", NO_ROOM),
             Self::BodyCoded => {
                 client(415, "request_coded", "Send the request body without Content-Encoding.")
             }
@@ -370,5 +374,8 @@ const fn profile(status: u16, code: &'static str, side: Side, text: &'static str
 }
 
 const UNPROVEN: &str = "The upstream's answer can't be proven free of secrets and is not shown.";
+
+const NO_ROOM: &str =
+    "Too many bodies are under way and nothing was sent; wait as long as Retry-After says.";
 
 const OVERLOADED: &str = "Too many requests are waiting; wait as long as Retry-After says.";

@@ -102,7 +102,11 @@ impl Gateway {
                     return Err(error);
                 }
                 shown.insert(CONTENT_TYPE, PROBLEM_JSON);
-                self.0.masker.json(problem_body(status, "unmaskable_error_answer", UNPROVEN))?
+                self.0.follows.masker.json(problem_body(
+                    status,
+                    "unmaskable_error_answer",
+                    UNPROVEN,
+                ))?
             }
         };
         self.note_masked(&facts);
@@ -183,7 +187,7 @@ impl Gateway {
             facts: Facts::default(),
             shown,
             ruling: HeaderMap::new(),
-            body: self.0.masker.empty(),
+            body: self.0.follows.masker.empty(),
             whole: true,
             validators: Validators::default(),
             times: Times { requested_at: now.wall, received_at: now.wall, delay: Duration::ZERO },
@@ -216,7 +220,7 @@ impl Gateway {
         }
         if route.masks() {
             for value in shown.values_mut() {
-                *value = self.0.masker.field(value);
+                *value = self.0.follows.masker.field(value);
             }
         }
         shown
@@ -231,7 +235,7 @@ impl Gateway {
         fields: &HeaderMap,
         body: Bytes,
     ) -> Result<(Masked, Facts), Error> {
-        let masker = &self.0.masker;
+        let masker = &self.0.follows.masker;
         let bodiless = asking.method == Method::HEAD
             || matches!(
                 status,
@@ -250,13 +254,13 @@ impl Gateway {
         if !is_utf8(fields) {
             return Err(Error::Charset);
         }
-        let plain = decode(body, fields, self.0.body_cap)?;
+        let plain = decode(body, fields, self.0.follows.body_cap)?;
         Ok(masker.json(plain)?)
     }
 
     #[expect(clippy::expect_used, reason = "a route index comes from the table itself")]
     pub(super) fn route_at(&self, index: u16) -> &Route {
-        self.0.routes.at(index).expect("the index was taken from a route of this table")
+        self.0.follows.routes.at(index).expect("the index was taken from a route of this table")
     }
 }
 

@@ -3,7 +3,8 @@
 //! *Invariants*
 //! 1. A request, and a flight, runs to its end under the configuration that it began under: to its upstream,
 //!    with its masker.
-//! 2. What is stored and under way, what callers owe and who is known lives on; so do the metrics.
+//! 2. What is stored and under way, what callers owe and who is known lives on; so do the metrics, and what was
+//!    learned of an upstream that stays where it is.
 //! 3. What was asked for under what a reload has changed is not stored any more once the next is in force.
 //! 4. Nobody waits for a reload: the gateway in force is read without a lock.
 //!
@@ -19,6 +20,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::inbound::Bounds;
@@ -36,7 +38,6 @@ use crate::route::Routes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
-use crate::upstream::guard::Guards;
 
 /// The gateway in force; clones share it.
 #[derive(Clone)]
@@ -79,9 +80,10 @@ impl Current {
     pub fn replace(&self, next: Gateway) {
         // Before it is in force: what it brings must not be replaced by what the last one asked for.
         let last: &Gateway = &self.load();
-        for plan in &last.0.plans {
-            plan.give_way(&next.0.plans);
+        for plan in &last.0.follows.plans {
+            plan.give_way(&next.0.follows.plans);
         }
+        next.upstreams().take_over();
         self.0.store(Arc::new(next));
     }
 }
@@ -116,34 +118,18 @@ impl Gateway {
         let routes = Routes::new(config);
         let limits = Limits::new(&config.limits, &rates(&routes), clock.clone());
         let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
-        let follows = Follows::of(config, &routes, &upstreams, &made_up);
-        let guards = guards(config, &upstreams, &clock, &dice);
         let cache = Arc::new(Cache::new(config.cache.max_bytes));
         Self(Arc::new(Shared {
-            guards,
-            plans: follows.plans,
-            masker: follows.masker,
-            via: follows.via,
-            patience: follows.patience,
-            trusted: config.listen.trusted.clone(),
-            bounds: Bounds::of(&config.listen),
-            requests: follows.requests,
-            request_body: config.limits.request_body,
-            body_cap: config.upstream.max_body,
-            body_time: config.listen.body,
-            routes,
-            limits,
+            follows: Follows::of(config, routes, limits, upstreams, telemetry, &made_up),
+            callers,
             flights: Arc::new(Flights::new(cache.generations().clone(), shutdown.clone())),
             cache,
             bodies: Bodies::default(),
-            warned: Arc::new(Mutex::default()),
-            made_up,
-            callers,
-            upstreams,
-            telemetry,
             clock,
             dice,
             shutdown,
+            made_up,
+            warned: Arc::new(Mutex::default()),
         }))
     }
 
@@ -156,88 +142,100 @@ impl Gateway {
         upstreams: Arc<Upstreams>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        let last = &*self.0;
+        let shared = &*self.0;
+        let last = &shared.follows;
         let routes = last.routes.succeeded_by(config);
-        let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), last.clock.clone());
-        let mut follows = Follows::of(config, &routes, &upstreams, &last.made_up);
-        for (route, plan) in routes.iter().zip(&mut follows.plans) {
-            let mut known = last.routes.iter().zip(&last.plans);
-            if let Some((_, last)) = known.find(|(other, _)| other.id == route.id) {
-                plan.follow(last);
-            }
-        }
-        // Other clients begin with other guards: what was learned of an upstream may not be true of the next.
-        let guards = if Arc::ptr_eq(&upstreams, &last.upstreams) {
-            Arc::clone(&last.guards)
-        } else {
-            guards(config, &upstreams, &last.clock, &last.dice)
-        };
+        let limits =
+            last.limits.succeeded_by(&config.limits, &rates(&routes), shared.clock.clone());
+        let made_up = shared.made_up.clone();
+        let mut follows = Follows::of(config, routes, limits, upstreams, telemetry, &made_up);
+        follows.follow(last);
         Self(Arc::new(Shared {
-            guards,
-            plans: follows.plans,
-            masker: follows.masker,
-            via: follows.via,
-            patience: follows.patience,
-            // The port has these, too, and keeps them.
-            trusted: last.trusted.clone(),
-            bounds: last.bounds.with_target(config.listen.target_size),
-            requests: follows.requests,
-            request_body: config.limits.request_body,
-            body_cap: config.upstream.max_body,
-            body_time: config.listen.body,
-            routes,
-            limits,
-            upstreams,
-            telemetry,
-            cache: Arc::clone(&last.cache),
-            bodies: last.bodies.clone(),
-            flights: Arc::clone(&last.flights),
-            warned: Arc::clone(&last.warned),
-            made_up: last.made_up.clone(),
-            callers: last.callers.clone(),
-            clock: last.clock.clone(),
-            dice: last.dice.clone(),
-            shutdown: last.shutdown.clone(),
+            follows,
+            callers: shared.callers.clone(),
+            cache: Arc::clone(&shared.cache),
+            bodies: shared.bodies.clone(),
+            flights: Arc::clone(&shared.flights),
+            clock: shared.clock.clone(),
+            dice: shared.dice.clone(),
+            shutdown: shared.shutdown.clone(),
+            made_up,
+            warned: Arc::clone(&shared.warned),
         }))
     }
 
     /// The upstreams' clients.
     pub fn upstreams(&self) -> &Arc<Upstreams> {
-        &self.0.upstreams
+        &self.0.follows.upstreams
     }
 }
 
-/// What follows from a configuration without what went before.
-struct Follows {
-    plans: Vec<Plan>,
-    masker: Masker,
-    via: String,
-    patience: Duration,
-    requests: i64,
+/// What follows from a configuration; all that another one replaces.
+pub(super) struct Follows {
+    pub(super) routes: Routes,
+    pub(super) plans: Vec<Plan>,
+    pub(super) limits: Limits,
+    pub(super) masker: Masker,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) via: String,
+    /// Peers that are believed whom they pass on.
+    pub(super) trusted: Vec<IpNet>,
+    pub(super) bounds: Bounds,
+    /// Most requests in flight beyond which none goes upstream.
+    pub(super) requests: i64,
+    pub(super) request_body: usize,
+    pub(super) body_cap: usize,
+    pub(super) body_time: Duration,
+    pub(super) patience: Duration,
 }
 
 impl Follows {
-    fn of(config: &Config, routes: &Routes, upstreams: &Upstreams, made_up: &str) -> Self {
+    fn of(
+        config: &Config,
+        routes: Routes,
+        limits: Limits,
+        upstreams: Arc<Upstreams>,
+        telemetry: Arc<Telemetry>,
+        made_up: &str,
+    ) -> Self {
         let masker = Masker::new(&config.secrets, &Routes::members(config));
-        let plan = |route| Plan::of(route, config, upstreams, masker.fingerprint());
+        let plan = |route| Plan::of(route, config, &upstreams, masker.fingerprint());
         let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
         Self {
             plans: routes.iter().map(plan).collect(),
             via: config.listen.via.clone().unwrap_or_else(|| made_up.to_owned()),
-            // A flight ends by its own deadlines; this is the net below them.
-            patience: config.upstream.total + lane + config.upstream.queue + Duration::from_secs(1),
+            trusted: config.listen.trusted.clone(),
+            bounds: Bounds::of(&config.listen),
             requests: match config.listen.requests {
                 0 => i64::MAX,
                 most => i64::try_from(most).unwrap_or(i64::MAX),
             },
+            request_body: config.limits.request_body,
+            body_cap: config.upstream.max_body,
+            body_time: config.listen.body,
+            // A flight ends by its own deadlines; this is the net below them.
+            patience: config.upstream.total + lane + config.upstream.queue + Duration::from_secs(1),
+            routes,
+            limits,
             masker,
+            upstreams,
+            telemetry,
         }
     }
-}
 
-fn guards(config: &Config, upstreams: &Upstreams, clock: &Clock, dice: &Dice) -> Arc<Guards> {
-    let (keys, many) = (config.limits.keys, upstreams.len());
-    Arc::new(Guards::new(&config.upstream, keys, clock, dice, many))
+    /// Takes over from the last what a reload leaves as it was.
+    fn follow(&mut self, last: &Self) {
+        // The port has these, too, and keeps them.
+        self.trusted.clone_from(&last.trusted);
+        self.bounds = last.bounds.with_target_of(self.bounds);
+        for (route, plan) in self.routes.iter().zip(&mut self.plans) {
+            let mut known = last.routes.iter().zip(&last.plans);
+            if let Some((_, last)) = known.find(|(other, _)| other.id == route.id) {
+                plan.follow(last);
+            }
+        }
+    }
 }
 
 /// The rates of the routes' own, by the routes' numbers.

@@ -48,7 +48,7 @@ impl Effect<'_> {
     fn bases(&self) -> impl Iterator<Item = Uri> {
         let target = Bytes::copy_from_slice(self.target.as_bytes());
         let plan = self.gateway.plan_at(self.route);
-        let upstream = self.gateway.0.upstreams.uri(plan.upstream, &target);
+        let upstream = self.gateway.0.follows.upstreams.uri(plan.upstream, &target);
         let ours = [Scheme::HTTP, Scheme::HTTPS].into_iter().filter_map(|scheme| {
             let base = Uri::builder().scheme(scheme).authority(self.host?);
             base.path_and_query(self.target).build().ok()

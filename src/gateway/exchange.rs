@@ -46,7 +46,7 @@ impl Gateway {
                 () = askers.abandoned() => return Err(Error::TimedOut.into()),
             },
         };
-        let result = self.0.upstreams.exchange(plan.upstream, ask).await;
+        let result = self.upstreams().exchange(plan.upstream, ask).await;
         self.note_health(route, pass.and_then(|pass: Pass| pass.end(result.as_ref())));
         let trip = result.as_ref().map_or_else(|failure| &failure.trip, |answer| &answer.trip);
         self.note_trip(route, cause, trip);
@@ -73,17 +73,15 @@ impl Gateway {
         caller: Option<&CallerId>,
         target: &[u8],
     ) -> Result<(Option<LanePermit>, Option<Pass>), Failed> {
-        let guard = self.0.guards.of(self.plan_at(route).upstream);
-        if let Some(guard) = guard {
-            guard.look(caller).map_err(|refused| self.refused(route, refused))?;
-        }
+        let (upstreams, upstream) = (self.upstreams(), self.plan_at(route).upstream);
+        let refused = |refused| self.refused(route, refused);
+        upstreams.look(upstream, caller).map_err(refused)?;
         let lane = match caller {
             Some(caller) => self.admit_upstream(caller).await?,
             None => None,
         };
-        let Some(guard) = guard else { return Ok((lane, None)) };
-        let entered = guard.enter(caller, subject(caller, target)).await;
-        Ok((lane, Some(entered.map_err(|refused| self.refused(route, refused))?)))
+        let pass = upstreams.enter(upstream, caller, subject(caller, target)).await;
+        Ok((lane, pass.map_err(refused)?))
     }
 
     fn refused(&self, route: u16, refused: Refused) -> Failed {
@@ -92,10 +90,10 @@ impl Gateway {
     }
 
     async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<LanePermit>, Error> {
-        let budget = self.0.limits.admit_upstream(caller);
+        let budget = self.0.follows.limits.admit_upstream(caller);
         self.note_decision(Limiter::Upstream, budget.is_ok());
         budget?;
-        let place = self.0.limits.enter_lane(caller).await;
+        let place = self.0.follows.limits.enter_lane(caller).await;
         self.note_decision(Limiter::Lane, place.is_ok());
         Ok(place?)
     }
@@ -104,8 +102,8 @@ impl Gateway {
     fn note_standing(&self, caller: Option<&CallerId>, peer: IpAddr, status: StatusCode) {
         let Some(caller) = caller else { return };
         if status == StatusCode::UNAUTHORIZED {
-            self.0.limits.rejected(caller);
-            self.0.limits.charge_peer(peer);
+            self.0.follows.limits.rejected(caller);
+            self.0.follows.limits.charge_peer(peer);
             let scope = Scope::Caller(*caller);
             self.invalidate(&Invalidation {
                 scope,
@@ -113,7 +111,7 @@ impl Gateway {
                 source: Source::Unauthorized,
             });
         } else if status.is_success() || status == StatusCode::NOT_MODIFIED {
-            self.0.limits.accepted(caller);
+            self.0.follows.limits.accepted(caller);
         }
     }
 }

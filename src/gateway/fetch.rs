@@ -146,7 +146,7 @@ impl Gateway {
 
     #[expect(clippy::indexing_slicing, reason = "plans are made of the routes, one each, in order")]
     pub(super) fn plan_at(&self, route: u16) -> &Plan {
-        &self.0.plans[usize::from(route)]
+        &self.0.follows.plans[usize::from(route)]
     }
 }
 

@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::route::allow;
 use crate::telemetry::Cause;
 use crate::upstream::fields::{self, Codings, Marks};
-use crate::upstream::{Ask, Kind, Sent};
+use crate::upstream::{Ask, Intake, Kind, Sent};
 
 /// A request on its way straight upstream, detached from its client.
 struct Errand {
@@ -43,6 +43,8 @@ struct Errand {
     caller: Option<CallerId>,
     peer: IpAddr,
     ask: Ask,
+    /// The memory that the body takes.
+    intake: Intake,
     asking: Asking,
     unit: Option<String>,
 }
@@ -59,8 +61,9 @@ impl Gateway {
         // What a read has of content crosses only where everything does.
         self.admit_wait()?;
         let contentless = asked.inbound.is_safe_read() && !asked.matched.route.forwards_all();
-        let body = if contentless { Bytes::new() } else { self.guarded_body(&asked).await? };
-        let errand = self.errand(&asked, caller, body);
+        let (body, intake) =
+            if contentless { Default::default() } else { self.guarded_body(&asked).await? };
+        let errand = self.errand(&asked, caller, body, intake);
         // Detached: a client that leaves must not leave a write half done, nor an answer that revokes its
         // token unheard.
         let ticket = self.0.flights.alone(|publisher| errand.run(publisher));
@@ -82,22 +85,33 @@ impl Gateway {
     }
 
     /// The body of a write, after a look for masks under secret names.
-    async fn guarded_body<B: Payload>(&self, asked: &Asked<'_, '_, B>) -> Result<Bytes, Error> {
+    async fn guarded_body<B: Payload>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+    ) -> Result<(Bytes, Intake), Error> {
         let route = asked.matched.route;
         let coded = asked.inbound.fields().contains_key(CONTENT_ENCODING);
         if coded && !route.forwards_all() {
             return Err(Error::BodyCoded);
         }
-        let body = asked.inbound.read_body(self).await?;
+        let (body, intake) = asked.inbound.read_body(self).await?;
         // What is not JSON holds no member that could be a mask; the upstream will judge it.
         let json = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
-        if route.config.refuse_masked_write && self.0.masker.masked_secret(json).unwrap_or(false) {
+        if route.config.refuse_masked_write
+            && self.0.follows.masker.masked_secret(json).unwrap_or(false)
+        {
             return Err(Error::MaskedSecretInWrite);
         }
-        Ok(body)
+        Ok((body, intake))
     }
 
-    fn errand<B>(&self, asked: &Asked<'_, '_, B>, caller: Option<&Caller>, body: Bytes) -> Errand {
+    fn errand<B>(
+        &self,
+        asked: &Asked<'_, '_, B>,
+        caller: Option<&Caller>,
+        body: Bytes,
+        intake: Intake,
+    ) -> Errand {
         let fields = asked.inbound.fields();
         let conditional = asked.matched.route.forwards_all()
             && !asked.matched.route.masks()
@@ -119,6 +133,7 @@ impl Gateway {
                 kind: if asked.method().is_safe() { Kind::Safe } else { Kind::Write },
                 interim: None,
             },
+            intake,
             asking: Asking { method: asked.method().clone(), conditional },
             unit: asked.matched.unit.map(str::to_owned),
         }
@@ -132,7 +147,8 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
-        let marks = Marks::of(client, inbound.version(), &self.0.via, inbound.line().id.detached());
+        let marks =
+            Marks::of(client, inbound.version(), &self.0.follows.via, inbound.line().id.detached());
         let marks = Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks };
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };
@@ -161,7 +177,7 @@ impl Errand {
     }
 
     async fn done(self, askers: &Publisher<Landing, Arc<Interim>>) -> Result<Landed, Failed> {
-        let Self { gateway, route, caller, peer, ask, asking, target, host, unit } = self;
+        let Self { gateway, route, caller, peer, ask, intake, asking, target, host, unit } = self;
         let write = ask.kind == Kind::Write;
         let cause = if write { Cause::Write } else { Cause::Forward };
         let method = asking.method.clone();
@@ -175,6 +191,7 @@ impl Errand {
             unit: unit.as_deref(),
         };
         let asked = gateway.ask(route, caller.as_ref(), peer, ask, cause, Some(askers)).await;
+        drop(intake);
         let answer = match asked {
             Ok(answer) => answer,
             Err(failed) => {

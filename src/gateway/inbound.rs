@@ -3,11 +3,12 @@
 //! *Invariants*
 //! 1. A head that two readers could frame or address differently gets no further than here.
 //! 2. A body is read whole, up to `limits.request_body`, within `listen.body`; it is never logged.
+//! 3. No piece of a body is kept that has not taken its part of `upstream.max_buffered` before.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
     TRANSFER_ENCODING, USER_AGENT, VIA,
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::listener::{FramingError, framing};
 use crate::telemetry::Arrival;
 use crate::upstream::fields::{self, FieldError, Hops};
+use crate::upstream::{Growing, Intake, Upstreams};
 
 /// A body that a request can have.
 pub trait Payload:
@@ -73,7 +75,7 @@ impl RequestId {
     fn of(fields: &HeaderMap, rare: Rare, gateway: &Gateway) -> Self {
         let said = if rare.has(Rare::ID) { fields::request_id(fields) } else { None };
         // An id that holds a key must be neither logged nor sent on.
-        match said.filter(|id| gateway.0.masker.field(id) == **id) {
+        match said.filter(|id| gateway.0.follows.masker.field(id) == **id) {
             Some(id) => Self::Clients(id.clone()),
             None => Self::Ours(new_id(&gateway.0.dice)),
         }
@@ -262,9 +264,9 @@ impl Bounds {
         Self { target: listen.target_size, head: listen.head_size, fields: listen.fields }
     }
 
-    /// The same with another longest target.
-    pub(super) fn with_target(self, target: usize) -> Self {
-        Self { target, ..self }
+    /// The same with the longest target of `other`.
+    pub(super) fn with_target_of(self, other: Self) -> Self {
+        Self { target: other.target, ..self }
     }
 
     fn check(&self, version: Version, uri: &Uri, fields: &HeaderMap) -> Result<(), Error> {
@@ -292,18 +294,18 @@ impl<B: Payload> Inbound<'_, B> {
         self.body.lock().as_ref().is_some_and(|body| !body.is_end_stream())
     }
 
-    /// Reads the body whole.
-    pub(super) async fn read_body(&self, gateway: &Gateway) -> Result<Bytes, Error> {
-        let Some(body) = self.body.lock().take() else { return Ok(Bytes::new()) };
+    /// Reads the body whole, with the memory that it takes.
+    pub(super) async fn read_body(&self, gateway: &Gateway) -> Result<(Bytes, Intake), Error> {
+        let Some(body) = self.body.lock().take() else { return Ok(Default::default()) };
         if body.is_end_stream() {
-            return Ok(Bytes::new());
+            return Ok(Default::default());
         }
-        let cap = gateway.0.request_body;
+        let cap = gateway.0.follows.request_body;
         if body.size_hint().lower() > u64::try_from(cap).unwrap_or(u64::MAX) {
             return Err(Error::BodyTooLarge);
         }
-        let whole = collect(Limited::new(body, cap));
-        match tokio::time::timeout(gateway.0.body_time, whole).await {
+        let whole = collect(Limited::new(body, cap), gateway.upstreams());
+        match tokio::time::timeout(gateway.0.follows.body_time, whole).await {
             Ok(body) => body,
             Err(_elapsed) => Err(Error::BodyTimeout),
         }
@@ -320,26 +322,23 @@ fn new_id(dice: &Dice) -> [u8; 32] {
     digits
 }
 
-/// Gathers a body; one that comes in one piece is not copied.
-async fn collect<B: Payload>(body: Limited<B>) -> Result<Bytes, Error> {
+/// Gathers a body, and memory for it as it comes.
+async fn collect<B: Payload>(
+    body: Limited<B>,
+    upstreams: &Upstreams,
+) -> Result<(Bytes, Intake), Error> {
     let mut body = std::pin::pin!(body);
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let (mut growing, mut intake) = (Growing::default(), Intake::default());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             if error.is::<LengthLimitError>() { Error::BodyTooLarge } else { Error::BodyBroken }
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.is_empty() && rest.is_empty() {
-            first = data;
-        } else {
-            if rest.is_empty() {
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
-        }
+        let room = upstreams.receive(&mut intake, growing.len() + data.len()).await;
+        room.map_err(|_full| Error::NoRoom)?;
+        growing.push(data);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok((growing.whole(), intake))
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl Gateway {
                 ahead.send(interim.status, &interim.fields);
             }
         };
-        match ticket.landed(self.0.patience, hear).await {
+        match ticket.landed(self.0.follows.patience, hear).await {
             Ended::Landed(landing) => landing,
             Ended::Lost => Err(Arc::new(Error::Lost.into())),
             Ended::TimedOut => Err(Arc::new(Error::TimedOut.into())),

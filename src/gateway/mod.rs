@@ -20,12 +20,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::cache::flight::Flights;
@@ -37,21 +35,19 @@ use crate::caller::{Caller, Callers};
 use crate::clock::{Clock, Dice, Now};
 use crate::config;
 use crate::error::Error;
-use crate::limit::{Limiter, Limits, Quota};
+use crate::limit::{Limiter, Quota};
 use crate::listener::Ahead;
-use crate::mask::{Bodies, Masker};
-use crate::route::{Match, Routes};
+use crate::mask::Bodies;
+use crate::route::Match;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Cause, Telemetry};
-use crate::upstream::Upstreams;
-use crate::upstream::guard::Guards;
 
 use account::Account;
 use asked::Asked;
-use inbound::{Bounds, Inbound, RequestLine};
+use current::Follows;
+use inbound::{Inbound, RequestLine};
 use interim::Interim;
 use landing::Landing;
-use plan::Plan;
 use reply::Reply;
 
 mod account;
@@ -94,40 +90,25 @@ impl fmt::Debug for Gateway {
 
 /// What the gateway is made of.
 struct Shared {
-    routes: Routes,
-    plans: Vec<Plan>,
+    /// By value: what a hit reads of it costs no further pointer.
+    follows: Follows,
     callers: Callers,
-    limits: Limits,
-    masker: Masker,
     cache: Arc<Cache>,
     bodies: Bodies,
     flights: Arc<Flights<Landing, Arc<Interim>>>,
-    upstreams: Arc<Upstreams>,
-    guards: Arc<Guards>,
-    telemetry: Arc<Telemetry>,
     clock: Clock,
     dice: Dice,
     shutdown: Shutdown,
-    via: String,
     /// The name in `Via` where none is configured.
     made_up: String,
     /// Routes, by their numbers, and reasons that were already warned of.
     warned: Arc<Mutex<HashSet<(u16, &'static str)>>>,
-    /// Peers that are believed whom they pass on.
-    trusted: Vec<IpNet>,
-    bounds: Bounds,
-    /// Most requests in flight beyond which none goes upstream.
-    requests: i64,
-    request_body: usize,
-    body_cap: usize,
-    body_time: Duration,
-    patience: Duration,
 }
 
 impl Gateway {
     /// Its metrics and logs.
     pub fn telemetry(&self) -> &Telemetry {
-        &self.0.telemetry
+        &self.0.follows.telemetry
     }
 
     /// What its cache holds.
@@ -143,12 +124,12 @@ impl Gateway {
     /// A connection of `peer` begins.
     pub fn session(&self, peer: IpAddr) -> Session {
         let session = Session::of(peer);
-        Session { trusted: config::covers(&self.0.trusted, peer), ..session }
+        Session { trusted: config::covers(&self.0.follows.trusted, peer), ..session }
     }
 
     /// Whether its masker leaves no secret in a sample of its own.
     pub fn masks_its_own_sample(&self) -> bool {
-        self.0.masker.self_test().is_ok()
+        self.0.follows.masker.self_test().is_ok()
     }
 
     /// Answers one request, to its end under one configuration, and leaves one record of it; interim
@@ -163,10 +144,10 @@ impl Gateway {
         let now = gateway.0.clock.now();
         let mut peer = session.peer;
         if session.trusted {
-            peer = forwarded::client(request.headers(), &gateway.0.trusted, peer);
+            peer = forwarded::client(request.headers(), &gateway.0.follows.trusted, peer);
         }
         let (line, fields, body) = RequestLine::of(request, peer, now, gateway);
-        let exchange = gateway.0.telemetry.begin(line.arrival());
+        let exchange = gateway.0.follows.telemetry.begin(line.arrival());
         let inbound = Inbound::new(&line, fields, body);
         let mut account = Account::new(exchange, ahead);
         let result = gateway.respond(&inbound, session, &mut account).await;
@@ -184,11 +165,11 @@ impl Gateway {
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
         self.admit_peer(inbound.line().peer)?;
-        let matched = self.0.routes.resolve(inbound.method(), inbound.uri());
+        let matched = self.0.follows.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
             account.found(matched);
         }
-        inbound.check(&self.0.via, &self.0.bounds)?;
+        inbound.check(&self.0.follows.via, &self.0.follows.bounds)?;
         let matched = matched?;
         let caller = self.identify(inbound, session, &matched)?;
         if let Some(caller) = &caller {
@@ -328,7 +309,7 @@ impl Gateway {
     }
 
     fn admit_peer(&self, peer: IpAddr) -> Result<(), Error> {
-        let admitted = self.0.limits.admit_peer(peer);
+        let admitted = self.0.follows.limits.admit_peer(peer);
         self.note_decision(Limiter::Peer, admitted.is_ok());
         Ok(admitted?)
     }
@@ -345,7 +326,7 @@ impl Gateway {
         }
         let caller = self.0.callers.identify(inbound.fields(), &session.last_caller);
         if caller.is_err() {
-            self.0.limits.charge_peer(inbound.line().peer);
+            self.0.follows.limits.charge_peer(inbound.line().peer);
         }
         Ok(Some(caller?))
     }
@@ -353,11 +334,11 @@ impl Gateway {
     /// Whether one more request may wait for the upstream. Hits never ask.
     fn admit_wait(&self) -> Result<(), Error> {
         let in_flight = self.metrics().requests_in_flight.get();
-        if in_flight > self.0.requests { Err(Error::Overloaded) } else { Ok(()) }
+        if in_flight > self.0.follows.requests { Err(Error::Overloaded) } else { Ok(()) }
     }
 
     fn admit(&self, caller: &Caller, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
-        let admitted = self.0.limits.admit(&caller.id, usize::from(matched.route.id));
+        let admitted = self.0.follows.limits.admit(&caller.id, usize::from(matched.route.id));
         self.note_decision(Limiter::Caller, admitted.is_ok());
         Ok(admitted?)
     }

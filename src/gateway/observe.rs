@@ -20,7 +20,7 @@ use crate::upstream::{DecodeError, Trip, UpstreamError};
 impl Gateway {
     /// How many keys one of its limiters holds.
     pub fn limiter_keys(&self, limiter: Limiter) -> usize {
-        let sizes = self.0.limits.sizes();
+        let sizes = self.0.follows.limits.sizes();
         match limiter {
             Limiter::Peer => sizes.peers,
             Limiter::Caller => sizes.callers,
@@ -83,10 +83,10 @@ impl Gateway {
     /// Brings the metrics of the upstreams' guards up to date.
     pub fn measure_upstreams(&self) {
         let metrics = self.metrics();
-        let buffered = i64::try_from(self.0.upstreams.buffered()).unwrap_or(i64::MAX);
+        let buffered = i64::try_from(self.upstreams().buffered()).unwrap_or(i64::MAX);
         metrics.upstream_buffered_bytes.set(buffered);
-        metrics.count_dns_fallbacks(self.0.upstreams.dns_fallbacks());
-        for route in self.0.routes.iter() {
+        metrics.count_dns_fallbacks(self.upstreams().dns_fallbacks());
+        for route in self.0.follows.routes.iter() {
             let Some(view) = self.guarded(route.index) else { continue };
             let (route, limit) = (usize::from(route.index), view.limit.unwrap_or_default());
             metrics.upstream_breaker_state.set(route, f64::from(view.breaker.number()));
@@ -99,7 +99,7 @@ impl Gateway {
     /// What the upstreams' guards say, for people.
     pub fn upstreams_told(&self) -> Vec<(String, String)> {
         let mut told = std::collections::BTreeMap::new();
-        for route in self.0.routes.iter() {
+        for route in self.0.follows.routes.iter() {
             let Some(view) = self.guarded(route.index) else { continue };
             told.insert(format!("upstream {}", route.config.upstream), tell(&view));
         }
@@ -107,7 +107,7 @@ impl Gateway {
     }
 
     fn guarded(&self, route: u16) -> Option<View> {
-        self.0.guards.of(self.plan_at(route).upstream).map(|guard| guard.view())
+        self.upstreams().view(self.plan_at(route).upstream)
     }
 
     /// A body that can't be proven masked; aloud now and then.
@@ -156,7 +156,7 @@ impl Gateway {
     }
 
     pub(super) fn metrics(&self) -> &crate::telemetry::Metrics {
-        &self.0.telemetry.metrics
+        &self.0.follows.telemetry.metrics
     }
 }
 

@@ -42,7 +42,10 @@ pub(super) fn refuse<B: Payload>(
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, PROBLEM_JSON);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let cut = matches!(error, Error::BodyTooLarge | Error::BodyTimeout | Error::BodyBroken);
+    let cut = matches!(
+        error,
+        Error::BodyTooLarge | Error::BodyTimeout | Error::BodyBroken | Error::NoRoom
+    );
     if cut || inbound.leaves_body() {
         // The rest of the request is not read, so nothing can follow it.
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -76,7 +79,7 @@ fn explain(fields: &mut HeaderMap, error: &Error) {
         Error::Caller(error) => {
             fields.insert(WWW_AUTHENTICATE, challenge(*error));
         }
-        Error::Overloaded => {
+        Error::Overloaded | Error::NoRoom => {
             fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         Error::Throttled(throttled) => {

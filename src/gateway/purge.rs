@@ -28,7 +28,7 @@ impl Gateway {
         match purge {
             // Whatever was pasted there, no secret is logged.
             Purge::Unit(unit) if is_unit_id(unit.as_bytes()) => {
-                let unit = self.0.masker.target(unit);
+                let unit = self.0.follows.masker.target(unit);
                 info!(%unit, soft, entries, fetches, "purged");
             }
             Purge::Unit(_no_id) => info!(soft, entries, fetches, "nothing to purge: no unit's id"),
@@ -37,7 +37,7 @@ impl Gateway {
                 info!(%caller, soft, entries, fetches, "purged");
             }
             Purge::Target(target) => {
-                let target = self.0.masker.target(target.as_str());
+                let target = self.0.follows.masker.target(target.as_str());
                 info!(%target, soft, entries, fetches, "purged");
             }
             Purge::All => info!(all = true, soft, entries, fetches, "purged"),

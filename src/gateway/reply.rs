@@ -171,7 +171,7 @@ impl Gateway {
     }
 
     fn rate_policy(&self, route: usize) -> Option<HeaderValue> {
-        self.0.plans.get(route).and_then(|plan| plan.rate_policy.clone())
+        self.0.follows.plans.get(route).and_then(|plan| plan.rate_policy.clone())
     }
 }
 

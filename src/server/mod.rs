@@ -30,7 +30,7 @@ use crate::listener::{self, BindError, Given, Places, Pulse, Refused, Tls, TlsEr
 use crate::reload::{self, Reload, labels, target_view};
 use crate::shutdown::{Phase, Shutdown};
 use crate::telemetry::{Lines, Setup, Telemetry, Vocabulary};
-use crate::upstream::{SetupError, UpstreamError, Upstreams};
+use crate::upstream::{self, SetupError, UpstreamError, Upstreams};
 
 pub(crate) use door::Door;
 
@@ -74,8 +74,13 @@ impl Server {
         let telemetry = Arc::new(telemetry(config, &callers, &setting)?);
         telemetry.metrics.config_loaded(true, setting.clock.now().wall);
         let Setting { clock, dice, workers, mut given, .. } = setting;
-        let upstreams =
-            Upstreams::new(&config.upstream, &config.upstreams, clock.clone(), dice.clone(), None)?;
+        let ground = upstream::Ground {
+            callers: config.limits.keys,
+            clock: clock.clone(),
+            dice: dice.clone(),
+            dial: None,
+        };
+        let upstreams = Upstreams::new(&config.upstream, &config.upstreams, ground)?;
         ports::warn_of_roots(config, upstreams.roots());
         let (tls, port_dice) = (Tls::load(&config.listen)?, dice.clone());
         telemetry.metrics.tls_certificate_last_load_successful.set(i64::from(tls.is_some()));
@@ -88,7 +93,7 @@ impl Server {
                 upstreams: Arc::new(upstreams),
                 telemetry: Arc::clone(&telemetry),
                 clock: clock.clone(),
-                dice: dice.clone(),
+                dice,
                 shutdown: shutdown.clone(),
             },
         );
@@ -99,7 +104,6 @@ impl Server {
             access: access(config)?,
             callers,
             clock: clock.clone(),
-            dice,
         };
         let reload = Arc::new(Reload::new(config, parts));
         let admin = open_admin(config, given.admin, &reload, &telemetry, &shutdown)?;

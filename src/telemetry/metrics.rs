@@ -49,7 +49,7 @@ pub struct Metrics {
     pub upstream_limit: UpstreamGauges,
     /// Exchanges that wait for a place with the upstream.
     pub upstream_queued: UpstreamGauges,
-    /// Memory for bodies of answers being received and decoded, of the configured `upstream.max_buffered`.
+    /// Memory for bodies under way, of answers received and decoded and of requests, of the configured `upstream.max_buffered`.
     pub upstream_buffered_bytes: IntGauge,
     /// Connections for which a name did not resolve and its last addresses were used.
     pub upstream_dns_fallbacks_total: IntCounter,

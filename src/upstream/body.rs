@@ -6,6 +6,9 @@
 //!    they grow.
 //! 2. A body of another length than announced is an error, in HTTP/1.1 and in HTTP/2.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -44,9 +47,46 @@ pub(super) struct Inflow<'r> {
     pub(super) announced: Option<u64>,
     /// Most bytes.
     pub(super) cap: usize,
-    pub(super) room: &'r Room,
+    pub(super) room: &'r Arc<Room>,
+    /// Longest wait for memory.
+    pub(super) wait: Duration,
     /// When the exchange ends.
     pub(super) until: Instant,
+}
+
+/// A body as it comes in; one that comes in a single piece is not copied.
+#[derive(Debug, Default)]
+pub struct Growing {
+    first: Bytes,
+    all: BytesMut,
+    announced: Option<usize>,
+}
+
+impl Growing {
+    /// How much of it is here.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.first.len().max(self.all.len())
+    }
+
+    /// The next piece.
+    pub fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            let room = self.announced.unwrap_or(2 * (self.first.len() + data.len()));
+            self.all.reserve(room);
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    /// All of it.
+    pub fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
 }
 
 /// Whether a body will be decoded.
@@ -63,7 +103,7 @@ pub(super) async fn read(
     share: &mut Share,
     coded: bool,
 ) -> Result<Bytes, UpstreamError> {
-    let Inflow { announced, cap, room, until } = inflow;
+    let Inflow { announced, cap, room, wait, until } = inflow;
     let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > cap) {
         return Err(UpstreamError::TooLarge);
@@ -71,29 +111,21 @@ pub(super) async fn read(
     // JSON grows to some four times its size when it is decoded, and is held beside what it came from.
     let held =
         |bytes: usize| if coded { bytes.saturating_add((4 * bytes).min(cap)) } else { bytes };
-    room.grow(share, held(announced.unwrap_or_default()), until).await?;
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    room.grow(share, held(announced.unwrap_or_default()), wait, until).await?;
+    let mut growing = Growing { announced, ..Growing::default() };
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| UpstreamError::from_body(&error))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if first.len().max(all.len()) + data.len() > cap {
+        let length = growing.len() + data.len();
+        if length > cap {
             return Err(UpstreamError::TooLarge);
         }
-        room.grow(share, held(first.len().max(all.len()) + data.len()), until).await?;
-        if first.is_empty() && all.is_empty() {
-            first = data;
-            continue;
-        }
-        if all.is_empty() {
-            all.reserve(announced.unwrap_or(2 * (first.len() + data.len())));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        all.extend_from_slice(&data);
+        room.grow(share, held(length), wait, until).await?;
+        growing.push(data);
     }
-    let whole = if all.is_empty() { first } else { all.freeze() };
+    let whole = growing.whole();
     match announced {
         Some(length) if whole.len() < length => Err(UpstreamError::Truncated),
         Some(length) if whole.len() > length => Err(UpstreamError::Protocol),

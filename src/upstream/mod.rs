@@ -6,6 +6,8 @@
 //! 3. A write is sent at most once; a safe request at most twice, the second time on its own connection.
 //! 4. Bodies under way take at most `upstream.max_buffered`, over all exchanges.
 //! 5. A connection on which a deadline ran out, or that grew too old, carries no further request.
+//! 6. Under other limits, what is known of an upstream that stayed where it is lives on, and so does the bound
+//!    on memory: an exchange that began under the last ones counts.
 //!
 //! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that has been idle
 //! for over a second, for its peer may be about to close it; a retry must not meet another dead connection.
@@ -17,6 +19,8 @@ mod dial;
 mod failure;
 pub mod fields;
 pub mod guard;
+mod known;
+mod message;
 mod names;
 mod origin;
 mod pool;
@@ -33,14 +37,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::body::length;
+pub use self::body::{Growing, length};
 use self::body::{Inflow, announced, coded, read};
 use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
@@ -48,103 +52,32 @@ pub use self::decode::{DecodeError, decode};
 pub use self::dial::Dial;
 use self::failure::NoHead;
 pub use self::failure::{Failure, Sent, UpstreamError};
+use self::guard::{Pass, Refused, View};
+pub use self::known::Ground;
+use self::known::Known;
+pub use self::message::{Answer, Ask, Kind, OnInterim, Trip};
 use self::names::Memory;
 use self::origin::{Origin, request};
 use self::pool::{client, retire, span};
-use self::retries::Retries;
-use self::room::Room;
-pub use self::room::Share;
-use crate::clock::{Clock, Dice, Now};
+use self::room::Rooms;
+pub use self::room::{Intake, Share};
+use crate::caller::CallerId;
+use crate::clock::Now;
 use crate::config;
 
 /// All upstreams and the connections to them.
 #[derive(Debug)]
 pub struct Upstreams {
     names: BTreeMap<String, usize>,
-    origins: Vec<Origin>,
-    retries: Vec<Retries>,
-    room: Room,
+    known: Vec<Known>,
+    rooms: Arc<Rooms>,
     resolved: Memory,
     reads: Client<Connector, Full<Bytes>>,
     writes: Client<Connector, Full<Bytes>>,
     fresh: Client<Connector, Full<Bytes>>,
     limits: config::Upstream,
     roots: Roots,
-    clock: Clock,
-}
-
-/// What to ask of an upstream.
-#[derive(Clone)]
-pub struct Ask {
-    /// The method.
-    pub method: Method,
-    /// Path and query in origin-form (RFC 9112 §3.2.1), sent as they are.
-    pub target: Bytes,
-    /// The fields that cross, made by [`fields`]. Host and Content-Length are set here.
-    pub fields: HeaderMap,
-    /// The whole body; empty = none.
-    pub body: Bytes,
-    /// What may be done when the connection fails.
-    pub kind: Kind,
-    /// Who hears of interim responses.
-    pub interim: Option<OnInterim>,
-}
-
-/// Hears of an upstream's interim responses (RFC 9110 §15.2) as they come: all but 100, which answers an
-/// expectation that never crosses. None come over HTTP/2, whose client tells of none.
-#[derive(Clone)]
-#[expect(clippy::type_complexity, reason = "it is said once")]
-pub struct OnInterim(Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>);
-
-impl OnInterim {
-    /// Calls `hear` for each, on the connection's task: it must not wait.
-    pub fn new(hear: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hear))
-    }
-}
-
-/// What may be done when a connection fails under a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// GET and HEAD: sent once more when a pooled connection turns out closed (RFC 9110 §9.2.2).
-    Safe,
-    /// Anything else: sent again only if nothing of it was sent.
-    Write,
-}
-
-/// An upstream's answer, complete; of a refusal the head at least.
-pub struct Answer {
-    /// The final status.
-    pub status: StatusCode,
-    /// All fields as received, hop-by-hop ones included.
-    pub fields: HeaderMap,
-    /// The body as coded; [`decode()`] undoes the content coding. Trailers are dropped.
-    pub body: Bytes,
-    /// Why the body of a 4xx or 5xx could not be read; it is empty then, and must not be shown as such.
-    pub broken: Option<UpstreamError>,
-    /// Times and tries.
-    pub trip: Trip,
-    /// Memory for the body, until it has been decoded and looked through.
-    pub share: Share,
-}
-
-/// How an exchange went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trip {
-    /// Times the request was begun: 1, or 2 after an unseen retry.
-    pub tries: u8,
-    /// Whether the last try began on a pooled connection.
-    pub reused: bool,
-    /// Whether another try would have been safe and was too many.
-    pub denied: bool,
-    /// Start of the exchange.
-    pub started_at: Now,
-    /// Start of the last try: the request time of RFC 9111 §4.2.3.
-    pub requested_at: Now,
-    /// When the head was complete: the response time of RFC 9111 §4.2.3. Without one, the end.
-    pub head_at: Now,
-    /// The end.
-    pub done_at: Now,
+    ground: Ground,
 }
 
 /// A head that arrived, its body still to come.
@@ -155,35 +88,69 @@ struct Head {
 }
 
 impl Upstreams {
-    /// Clients for the `named` upstreams, to connect by `dial` or TCP. Reads roots and CA file only.
+    /// Clients for the `named` upstreams. Reads roots and CA file only.
     ///
     /// # Errors
     /// When the CA file or a URL is unusable.
     pub fn new(
         limits: &config::Upstream,
         named: &BTreeMap<String, config::NamedUpstream>,
-        clock: Clock,
-        dice: Dice,
-        dial: Option<Dial>,
+        ground: Ground,
+    ) -> Result<Self, SetupError> {
+        Self::after(None, limits, named, ground)
+    }
+
+    /// Clients under other limits, over what is known of those upstreams whose name and URL stayed. They rule
+    /// over that from [`Self::take_over`] on: until then nothing has changed.
+    ///
+    /// # Errors
+    /// When the CA file or a URL is unusable.
+    pub fn succeeded_by(
+        &self,
+        limits: &config::Upstream,
+        named: &BTreeMap<String, config::NamedUpstream>,
+    ) -> Result<Self, SetupError> {
+        Self::after(Some(self), limits, named, self.ground.clone())
+    }
+
+    fn after(
+        last: Option<&Self>,
+        limits: &config::Upstream,
+        named: &BTreeMap<String, config::NamedUpstream>,
+        ground: Ground,
     ) -> Result<Self, SetupError> {
         let secure = named.values().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let (store, roots) = connect::trusted(secure, limits.ca_file.as_deref())?;
-        let resolved = Memory::default();
+        let resolved = last.map(|last| last.resolved.clone()).unwrap_or_default();
+        let (dice, dial) = (ground.dice.clone(), ground.dial.clone());
         let connector = Connector::new(limits, store, resolved.clone(), dice, dial)?;
-        let origins = named.iter().map(|(name, upstream)| Origin::parse(name, &upstream.url));
+        let known = named.iter().map(|(name, upstream)| {
+            let origin = Origin::parse(name, &upstream.url)?;
+            let last = last.and_then(|last| last.known.get(last.index(name)?));
+            let same = last.filter(|last| last.origin == origin).cloned();
+            Ok(same.unwrap_or_else(|| Known::new(origin, limits, &ground)))
+        });
         Ok(Self {
-            retries: named.iter().map(|_| Retries::new(limits.retries)).collect(),
-            room: Room::new(limits.max_buffered, limits.queue),
-            resolved,
             names: named.keys().cloned().zip(0..).collect(),
-            origins: origins.collect::<Result<_, _>>()?,
+            known: known.collect::<Result<_, _>>()?,
+            rooms: last.map_or_else(
+                || Arc::new(Rooms::new(limits.max_buffered)),
+                |last| Arc::clone(&last.rooms),
+            ),
+            resolved,
             reads: client(limits, &connector, Some(limits.idle)),
             writes: client(limits, &connector, Some(limits.idle.min(WRITE_IDLE))),
             fresh: client(limits, &connector, None),
             limits: limits.clone(),
             roots,
-            clock,
+            ground,
         })
+    }
+
+    /// Its limits rule from now on over what it has in common with the last, for exchanges under way too.
+    pub fn take_over(&self) {
+        self.rooms.resize(self.limits.max_buffered);
+        self.known.iter().for_each(|known| known.guard.obey(&self.limits));
     }
 
     /// Where `name` stands among the upstreams; what [`Self::exchange`] takes.
@@ -191,20 +158,49 @@ impl Upstreams {
         self.names.get(name).copied()
     }
 
-    /// How many there are.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
-    pub fn len(&self) -> usize {
-        self.origins.len()
-    }
-
     /// The URI of a target there; `None` for a target that can't be put in a request.
     pub fn uri(&self, upstream: usize, target: &Bytes) -> Option<Uri> {
-        self.origins.get(upstream)?.uri(target)
+        self.known.get(upstream)?.origin.uri(target)
+    }
+
+    /// Whether [`Self::enter`] would refuse at once.
+    ///
+    /// # Errors
+    /// When the breaker is open, or the upstream wants to be left alone.
+    pub fn look(&self, upstream: usize, caller: Option<&CallerId>) -> Result<(), Refused> {
+        self.known.get(upstream).map_or(Ok(()), |known| known.guard.look(caller))
+    }
+
+    /// Leave and a place for one exchange about `key`; `None` where there is no such upstream.
+    ///
+    /// # Errors
+    /// When it may not be begun, now or within `upstream.queue`.
+    pub async fn enter(
+        &self,
+        upstream: usize,
+        caller: Option<&CallerId>,
+        key: &[u8],
+    ) -> Result<Option<Pass>, Refused> {
+        let Some(known) = self.known.get(upstream) else { return Ok(None) };
+        known.guard.enter(caller, key, self.limits.queue).await.map(Some)
+    }
+
+    /// What the guard of an upstream says of itself.
+    pub fn view(&self, upstream: usize) -> Option<View> {
+        self.known.get(upstream).map(|known| known.guard.view())
+    }
+
+    /// Memory for a request's body: what it takes grows to at least so many bytes.
+    ///
+    /// # Errors
+    /// When none came free within `upstream.queue`.
+    pub async fn receive(&self, intake: &mut Intake, bytes: usize) -> Result<(), UpstreamError> {
+        self.rooms.receive(intake, bytes, self.limits.queue).await
     }
 
     /// How many bytes of bodies are under way.
     pub fn buffered(&self) -> usize {
-        self.room.out()
+        self.rooms.all.out()
     }
 
     /// How often a name did not resolve and its last addresses were used.
@@ -225,7 +221,7 @@ impl Upstreams {
     /// A [`Failure`] that says what went wrong and whether the upstream may have acted.
     pub async fn exchange(&self, upstream: usize, ask: Ask) -> Result<Answer, Failure> {
         let total = Instant::now() + self.limits.total;
-        let now = self.clock.now();
+        let now = self.ground.clock.now();
         let mut trip = Trip {
             tries: 0,
             reused: false,
@@ -238,7 +234,7 @@ impl Upstreams {
         let head = match self.head(upstream, &ask, total, &mut trip).await {
             Ok(head) => head,
             Err((error, sent)) => {
-                trip.head_at = self.clock.now();
+                trip.head_at = self.ground.clock.now();
                 return Err(self.fail(error, sent, trip));
             }
         };
@@ -246,7 +242,7 @@ impl Upstreams {
         let (parts, incoming) = head.response.into_parts();
         let mut share = Share::default();
         let read = self.body(&ask.method, &parts, incoming, &head.line, total, &mut share).await;
-        trip.done_at = self.clock.now();
+        trip.done_at = self.ground.clock.now();
         let (status, fields) = (parts.status, parts.headers);
         let refusal = status.is_client_error() || status.is_server_error();
         match read {
@@ -270,8 +266,8 @@ impl Upstreams {
     ) -> Result<Head, (UpstreamError, Sent)> {
         let uri = self.uri(upstream, &ask.target);
         let uri = uri.ok_or((UpstreamError::Target, Sent::Nothing))?;
-        if let Some(retries) = self.retries.get(upstream) {
-            retries.asked(self.clock.mono());
+        if let Some(known) = self.known.get(upstream) {
+            known.retries.asked(self.ground.clock.mono());
         }
         let pooled = match ask.kind {
             Kind::Safe => &self.reads,
@@ -296,7 +292,8 @@ impl Upstreams {
     }
 
     fn may_retry(&self, upstream: usize) -> bool {
-        self.retries.get(upstream).is_some_and(|retries| retries.retry(self.clock.mono()))
+        let (share, now) = (self.limits.retries, self.ground.clock.mono());
+        self.known.get(upstream).is_some_and(|known| known.retries.retry(share, now))
     }
 
     /// One try: a request on a connection of `client`, up to the end of the head.
@@ -309,11 +306,11 @@ impl Upstreams {
     ) -> Result<Head, (NoHead, Sent)> {
         let began = Instant::now();
         trip.tries += 1;
-        trip.requested_at = self.clock.now();
+        trip.requested_at = self.ground.clock.now();
         let first_byte = began + self.limits.first_byte;
         let line = capture_connection(&mut request);
         let outcome = timeout_at(total.min(first_byte), client.request(request)).await;
-        let at = self.clock.now();
+        let at = self.ground.clock.now();
         let span = span(&line);
         trip.reused = span.is_some_and(|span| span.opened < began);
         // Without a connection there was nothing to send on.
@@ -382,8 +379,8 @@ impl Upstreams {
         if none {
             return Ok(Bytes::new());
         }
-        let inflow =
-            Inflow { announced, cap: self.limits.max_body, room: &self.room, until: total };
+        let (cap, wait) = (self.limits.max_body, self.limits.queue);
+        let inflow = Inflow { announced, cap, room: &self.rooms.all, wait, until: total };
         let read = timeout_at(total, read(incoming, inflow, share, coded(fields))).await;
         read.map_err(|_elapsed| {
             retire(line);
@@ -392,7 +389,7 @@ impl Upstreams {
     }
 
     fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {
-        Failure { error, sent, trip: Trip { done_at: self.clock.now(), ..trip } }
+        Failure { error, sent, trip: Trip { done_at: self.ground.clock.now(), ..trip } }
     }
 }
 

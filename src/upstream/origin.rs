@@ -11,7 +11,7 @@ use http_body_util::Full;
 use super::{Ask, OnInterim, SetupError};
 
 /// Where an upstream is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     scheme: Scheme,
     authority: Authority,

@@ -11,11 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// Requests and retries of the last seconds.
-#[derive(Debug)]
-pub(super) struct Retries {
-    share: f64,
-    seconds: Mutex<[Second; SECONDS]>,
-}
+#[derive(Debug, Default)]
+pub(super) struct Retries(Mutex<[Second; SECONDS]>);
 
 /// What happened in one second.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,27 +24,23 @@ struct Second {
 }
 
 impl Retries {
-    /// `share` of the requests may be retries; 0 = none.
-    pub(super) fn new(share: f64) -> Self {
-        Self { share, seconds: Mutex::default() }
-    }
-
     /// A request, its first try.
     pub(super) fn asked(&self, now: Duration) {
-        let mut seconds = self.seconds.lock();
+        let mut seconds = self.0.lock();
         if let Some(second) = current(&mut seconds, now) {
             second.requests = second.requests.saturating_add(1);
         }
     }
 
-    /// Whether one more retry fits; it is counted if it does.
-    pub(super) fn retry(&self, now: Duration) -> bool {
-        let mut seconds = self.seconds.lock();
+    /// Whether one more retry fits, where `share` of the requests may be retries (0 = none); it is counted if
+    /// it does.
+    pub(super) fn retry(&self, share: f64, now: Duration) -> bool {
+        let mut seconds = self.0.lock();
         let recent = seconds.iter().filter(|second| second.number + SPAN > now.as_secs());
         let (requests, retries) = recent.fold((0, 0), |(requests, retries), second| {
             (requests + u64::from(second.requests), retries + u64::from(second.retries))
         });
-        if self.share <= 0.0 || retries >= self.most(requests) {
+        if share <= 0.0 || retries >= most(requests, share) {
             return false;
         }
         if let Some(second) = current(&mut seconds, now) {
@@ -55,16 +48,16 @@ impl Retries {
         }
         true
     }
+}
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "a share of a count"
-    )]
-    fn most(&self, requests: u64) -> u64 {
-        ((requests as f64 * self.share) as u64).max(FLOOR)
-    }
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a share of a count"
+)]
+fn most(requests: u64, share: f64) -> u64 {
+    ((requests as f64 * share) as u64).max(FLOOR)
 }
 
 /// The second of `now`, emptied of what stood there ten seconds before.
@@ -91,23 +84,23 @@ mod tests {
     }
 
     fn granted(budget: &Retries, now: Duration) -> usize {
-        (0..10_000).take_while(|_| budget.retry(now)).count()
+        (0..10_000).take_while(|_| budget.retry(0.2, now)).count()
     }
 
     #[test]
     fn a_few_retries_are_always_allowed_and_then_a_share() {
-        let budget = Retries::new(0.2);
+        let budget = Retries::default();
         assert_eq!(granted(&budget, at(3)), 10);
         for _ in 0..100 {
             budget.asked(at(3));
         }
         assert_eq!(granted(&budget, at(4)), 10, "20 of 100, ten of them were spent");
-        assert!(!budget.retry(at(12)));
+        assert!(!budget.retry(0.2, at(12)));
     }
 
     #[test]
     fn what_is_ten_seconds_old_does_not_count() {
-        let budget = Retries::new(0.2);
+        let budget = Retries::default();
         for _ in 0..1_000 {
             budget.asked(at(3));
         }
@@ -122,6 +115,6 @@ mod tests {
 
     #[test]
     fn a_share_of_nothing_is_none() {
-        assert!(!Retries::new(0.0).retry(at(1)));
+        assert!(!Retries::default().retry(0.0, at(1)));
     }
 }

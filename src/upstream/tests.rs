@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -19,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::pool::HEAD_SIZE;
 use super::*;
+use crate::clock::{Clock, Dice};
 use crate::config::NamedUpstream;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
@@ -118,8 +119,11 @@ fn limits() -> config::Upstream {
 
 fn upstreams(url: &str, limits: &config::Upstream) -> Upstreams {
     let named = BTreeMap::from([("api".to_owned(), NamedUpstream { url: url.parse().unwrap() })]);
-    let clock = Clock::steered(Duration::from_secs(1_000));
-    Upstreams::new(limits, &named, clock, Dice::seeded(1), None).unwrap()
+    Upstreams::new(limits, &named, ground(Clock::steered(Duration::from_secs(1_000)))).unwrap()
+}
+
+fn ground(clock: Clock) -> Ground {
+    Ground { callers: 100, clock, dice: Dice::seeded(1), dial: None }
 }
 
 fn toward(server: &Scripted, limits: &config::Upstream) -> Upstreams {
@@ -657,11 +661,40 @@ fn a_ca_file_without_certificates_is_a_mistake() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let limits = config::Upstream { ca_file: Some(file.path().to_owned()), ..limits() };
     let named = BTreeMap::new();
-    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1), None);
+    let made = Upstreams::new(&limits, &named, ground(Clock::real()));
     assert!(matches!(made, Err(SetupError::NoCertificate { .. })));
     let limits = config::Upstream { ca_file: Some("/nonexistent".into()), ..limits };
-    let made = Upstreams::new(&limits, &named, Clock::real(), Dice::seeded(1), None);
+    let made = Upstreams::new(&limits, &named, ground(Clock::real()));
     assert!(matches!(made, Err(SetupError::CaFile { .. })));
+}
+
+#[tokio::test]
+async fn other_limits_rule_from_when_they_take_over_and_not_before() {
+    let named = BTreeMap::from([("api".to_owned(), NamedUpstream { url: url("a.test") })]);
+    let limits = config::Upstream { queue: Duration::ZERO, ..limits() };
+    let last = Upstreams::new(&limits, &named, ground(Clock::real())).unwrap();
+    let enter = async |upstreams: &Upstreams| upstreams.enter(0, None, b"/").await;
+    let before = enter(&last).await.unwrap();
+    let concurrency = Some(config::Concurrency { least: 1, most: 1 });
+    let limits = config::Upstream { concurrency, max_buffered: 1 << 10, ..limits };
+    let next = last.succeeded_by(&limits, &named).unwrap();
+    assert!(enter(&last).await.is_ok() && enter(&next).await.is_ok());
+    next.take_over();
+    assert!(enter(&last).await.is_err() && enter(&next).await.is_err(), "one is there already");
+    drop(before);
+    let again = enter(&next).await.unwrap();
+    let moved = BTreeMap::from([
+        ("api".to_owned(), NamedUpstream { url: url("b.test") }),
+        ("also".to_owned(), NamedUpstream { url: url("a.test") }),
+    ]);
+    let moved = next.succeeded_by(&limits, &moved).unwrap();
+    assert_eq!([0, 1].map(|index| moved.view(index).unwrap().in_flight), [0, 0]);
+    assert_eq!(next.view(0).unwrap().in_flight, 1);
+    drop(again);
+}
+
+fn url(host: &str) -> Uri {
+    format!("http://{host}").parse().unwrap()
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! 1. The circuit breaker opens when half of at least twenty failed, and never by what one caller or one
 //!    unit meets, by a 500, a 4xx or a body that is refused. Service is back within 5 s of the upstream.
 //! 2. An upstream's 429 holds back its caller's misses; everyone's only when three callers got one.
-//! 3. Misses above what the upstream bears wait for a bounded time, callers by turns; hits never wait.
+//! 3. Misses above what the upstream bears wait for a bounded time, callers by turns, and no longer than until it
+//!    is known that they will be refused; hits never wait.
 //! 4. Where a stale answer is allowed, it stands in for each of these refusals.
-//! 5. Retries and memory have their budgets.
+//! 5. Retries and memory have their budgets; bodies of requests at most half of the memory.
 //! 6. A failing refresh never evicts a good entry.
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use unitgate::config::{Concurrency, Config, Rate};
 
 use crate::support::{
-    Answer, Ask, Client, Gate, INTEGRATION, MASK, OTHER_UNIT, Reply, UNIT, Upstream, list, secs,
+    Answer, Ask, Client, Gate, Held, INTEGRATION, MASK, OTHER_UNIT, Pending, Reply, UNIT, Upstream,
+    list, secs,
 };
 
 fn unit(n: usize) -> String {
@@ -372,6 +374,67 @@ async fn who_finds_no_place_in_time_is_told_when_to_come_back_or_gets_the_stale_
     assert_eq!(alice.get(&unit(2)).await.status, 200, "a place that is given back is free");
 }
 
+/// A gate with one place toward its upstream and so many exchanges there, each another caller's: what comes
+/// now waits, whoever of them ends.
+async fn crowded(upstream: &Upstream, many: usize) -> (Gate, Vec<(Pending, Held)>) {
+    let gate = Gate::start(upstream, |config| {
+        config.upstream.breaker.as_mut().unwrap().of = 1;
+        // Longer than a test waits for anything.
+        config.upstream.queue = secs(60);
+        config.upstream.first_byte = secs(60);
+        config.upstream.total = secs(60);
+    });
+    gate.client("stale").get(UNIT).await;
+    gate.advance(secs(100));
+    let mut there = Vec::new();
+    for n in 0..many {
+        let held = upstream.hold();
+        let pending = gate.client(&format!("c{n}")).begin(Ask::get(&unit(1)));
+        held.arrived().await;
+        there.push((pending, held));
+    }
+    gate.reload(places(1, 1));
+    (gate, there)
+}
+
+#[tokio::test]
+async fn who_waits_while_the_breaker_opens_is_refused_at_once_or_gets_the_stale_answer() {
+    let upstream = Upstream::start().await;
+    let (gate, mut there) = crowded(&upstream, 2).await;
+    let waits = gate.client("bob").enter(Ask::get(&unit(2))).await;
+    let stale = gate.client("stale").enter(Ask::get(UNIT)).await;
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 2.0);
+    let (ends, held) = there.remove(0);
+    held.release_with(Answer::json(503, "{}"));
+    assert_eq!(ends.reply().await.status, 503);
+    assert_refused(&waits.reply().await, 503, "upstream_open");
+    let stale = stale.reply().await;
+    assert!(stale.status == 200 && stale.cache().contains("stale-if-error"), "{stale:?}");
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 0.0);
+    assert_eq!(gate.metric("upstream_refused_total", &["converflow", "\"open\""]), 2.0);
+    assert_eq!(upstream.count(), 3);
+}
+
+#[tokio::test]
+async fn who_waits_is_refused_at_once_when_a_429_holds_back_its_caller_or_everyone() {
+    let upstream = Upstream::start().await;
+    let (gate, mut there) = crowded(&upstream, 4).await;
+    let same = gate.client("c0").enter(Ask::get(&unit(2))).await;
+    let other = gate.client("bob").enter(Ask::get(&unit(2))).await;
+    let mut refuse = async || {
+        let (ends, held) = there.remove(0);
+        held.release_with(busy("7"));
+        assert_eq!(ends.reply().await.status, 429);
+    };
+    refuse().await;
+    assert_eq!(assert_refused(&same.reply().await, 429, "upstream_throttled"), 7);
+    refuse().await;
+    assert_eq!(gate.scraped("upstream_queued", &["converflow"]).await, 1.0);
+    refuse().await;
+    assert_refused(&other.reply().await, 429, "upstream_throttled");
+    assert_eq!(upstream.count(), 5);
+}
+
 #[tokio::test]
 async fn by_default_and_without_a_limit_a_crowd_is_with_the_upstream_at_once() {
     let defaults: fn(&mut Config) = |_| ();
@@ -386,7 +449,7 @@ async fn by_default_and_without_a_limit_a_crowd_is_with_the_upstream_at_once() {
             pending.push(alice.enter(Ask::get(&unit(n))).await);
         }
         upstream.arrived(60).await;
-        held.into_iter().for_each(crate::support::Held::release);
+        held.into_iter().for_each(Held::release);
         for pending in pending {
             assert_eq!(pending.reply().await.status, 200);
         }
@@ -439,6 +502,75 @@ async fn a_body_without_memory_for_it_is_503_and_the_memory_comes_back() {
     assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
     upstream.answer(Answer::json(200, "1".repeat(4096)));
     assert_eq!(alice.get(&unit(3)).await.status, 200);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+}
+
+fn put(bytes: usize) -> Ask {
+    let body = format!("{{\"title\":\"{}\"}}", "a".repeat(bytes - 12));
+    Ask::put(INTEGRATION, &body)
+}
+
+/// Half of the memory, four pieces of 1 kB, is for bodies of requests; nobody waits.
+fn narrow(config: &mut Config) {
+    config.upstream.max_body = 4 << 10;
+    config.upstream.max_buffered = 8 << 10;
+    config.upstream.queue = Duration::ZERO;
+}
+
+#[tokio::test]
+async fn a_request_body_without_memory_for_it_is_503_and_goes_nowhere_while_answers_have_theirs() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, narrow);
+    let alice = gate.client("alice");
+    let held = upstream.hold();
+    let first = alice.begin(put(3 << 10));
+    held.arrived().await;
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 3072.0);
+    let refused = alice.send(put(2 << 10)).await;
+    assert_refused(&refused, 503, "buffers_full");
+    assert_eq!(refused.field("connection"), Some("close"), "the rest of it is not read");
+    assert_eq!(alice.get(UNIT).await.status, 200);
+    assert_eq!(alice.put(INTEGRATION, "{}").await.status, 200, "a small one fits");
+    assert_eq!(upstream.count(), 3);
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+    assert_eq!(alice.send(put(2 << 10)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_body_waits_for_memory_for_a_bounded_time() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| {
+        narrow(config);
+        config.upstream.queue = secs(20);
+    });
+    let alice = gate.client("alice");
+    let held = upstream.hold();
+    let first = alice.begin(put(3 << 10));
+    held.arrived().await;
+    let second = alice.enter(put(2 << 10)).await;
+    assert_eq!(upstream.count(), 1);
+    held.release();
+    assert_eq!((first.reply().await.status, second.reply().await.status), (200, 200));
+}
+
+#[tokio::test]
+async fn a_request_body_counts_as_it_comes_and_not_as_it_is_announced() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, narrow);
+    let ask = gate.client("mallory").bytes(put(4 << 10).field("expect", "100-continue"));
+    let (begin, rest) = ask.split_at(ask.len() - 4_096);
+    let mut mallory = gate.client("mallory").connect().await;
+    mallory.write(begin).await;
+    assert_eq!(mallory.read_any(false).await.unwrap().status, 100, "it is being read");
+    let held = upstream.hold();
+    let first = gate.client("alice").begin(put(2 << 10));
+    held.arrived().await;
+    mallory.write(rest).await;
+    assert_eq!(mallory.read(false).await.unwrap().code(), "buffers_full");
+    held.release();
+    assert_eq!(first.reply().await.status, 200);
     assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
 }
 
@@ -563,7 +695,7 @@ async fn the_limit_follows_the_upstreams_latency_and_comes_back() {
         let at_once = (1..=20).filter(|place| f64::from(*place) <= most).count();
         upstream.arrived((round - 1) * 20 + at_once).await;
         gate.advance(latency);
-        held.into_iter().for_each(crate::support::Held::release);
+        held.into_iter().for_each(Held::release);
         for pending in pending {
             assert_eq!(pending.reply().await.status, 200);
         }

@@ -7,6 +7,8 @@
 //!    allow-list or upstream is a miss, and a fetch begun under it is neither stored nor joined.
 //! 3. A bad file changes nothing and is told with all its mistakes; what takes a restart is told by its key.
 //! 4. No request fails or waits because of a reload, and no counter goes back.
+//! 5. What is known of an upstream lives on while its name and URL stay, under the limits of the file; bodies
+//!    under way stay within one bound.
 //!
 //! Who may ask for one: `reload_access`.
 
@@ -16,7 +18,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use unitgate::config::{
-    AccessLog, CachePolicy, CallerMode, Config, Lane, Level, LogFormat, NamedUpstream, Rate, Route,
+    AccessLog, CachePolicy, CallerMode, Concurrency, Config, Lane, Level, LogFormat, NamedUpstream,
+    Rate, Route,
 };
 
 use crate::support::{
@@ -603,4 +606,110 @@ async fn a_creation_under_way_is_finished_where_it_began() {
     held.release_with(Answer::json(201, "{}"));
     assert_eq!(write.reply().await.status, 201);
     assert_eq!((old.count(), new.count()), (1, 0));
+}
+
+/// A gate whose upstream has said 429 to alice, and then 503 until its breaker opened.
+async fn ill(upstream: &Upstream) -> Gate {
+    let gate = Gate::start(upstream, |_| ());
+    upstream.next(Answer::json(429, "{}").field("retry-after", "50"));
+    assert_eq!(gate.client("alice").get(UNIT).await.status, 429);
+    upstream.answer(Answer::json(503, "{}"));
+    for n in 0..20 {
+        let unit = format!("/api/v1/calcom/integration/unit/u{n}");
+        assert_eq!(gate.client(["bob", "carol"][n % 2]).get(&unit).await.status, 503);
+    }
+    upstream.answer(Answer::json(200, list(MASK, "Be kind.")));
+    assert_eq!(gate.client("bob").get(UNIT).await.code(), "upstream_open");
+    gate
+}
+
+#[tokio::test]
+async fn other_limits_neither_close_an_open_breaker_nor_end_a_hold_back() {
+    let upstream = Upstream::start().await;
+    let gate = ill(&upstream).await;
+    let changed = gate.reload(|config| config.upstream.first_byte = secs(7));
+    assert_eq!(changed, ["upstream.first_byte"]);
+    assert_eq!(gate.client("bob").get(UNIT).await.code(), "upstream_open");
+    gate.advance(secs(5));
+    assert_eq!(gate.client("alice").get(UNIT).await.code(), "upstream_throttled");
+    assert_eq!(gate.client("bob").get(UNIT).await.status, 200, "it may be tried again by now");
+    assert_eq!(gate.client("bob").get(OTHER_UNIT).await.status, 200);
+    gate.reload(|config| config.upstream.hold_back = secs(5));
+    assert_eq!(gate.client("alice").get(UNIT).await.status, 200, "the shorter longest counts");
+}
+
+#[tokio::test]
+async fn a_breaker_that_is_switched_off_or_on_obeys_at_once() {
+    let upstream = Upstream::start().await;
+    let gate = ill(&upstream).await;
+    let rule = Config::default().upstream.breaker;
+    gate.reload(|config| config.upstream.breaker = None);
+    assert_eq!(gate.client("bob").get(UNIT).await.status, 200);
+    gate.reload(|config| config.upstream.breaker = rule);
+    assert_eq!(gate.client("bob").get(OTHER_UNIT).await.status, 200, "and begins closed");
+}
+
+#[tokio::test]
+async fn an_upstream_that_moved_begins_with_a_closed_breaker_and_holds_nobody_back() {
+    let (old, new) = (Upstream::start().await, Upstream::start().await);
+    let gate = ill(&old).await;
+    gate.reload(|config| turn_to(config, &new));
+    for client in ["alice", "bob"] {
+        assert_eq!(gate.client(client).get(UNIT).await.status, 200);
+    }
+    assert_eq!(new.count(), 2);
+}
+
+#[tokio::test]
+async fn who_is_with_the_upstream_already_is_counted_under_other_limits() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    let alice = gate.client("alice");
+    let held = upstream.hold();
+    let before = alice.begin(Ask::get(UNIT));
+    held.arrived().await;
+    gate.reload(|config| {
+        config.upstream.concurrency = Some(Concurrency { least: 1, most: 1 });
+        config.upstream.queue = Duration::ZERO;
+    });
+    assert_eq!(gate.scraped("upstream_in_flight", &["converflow"]).await, 1.0);
+    assert_eq!(alice.get(OTHER_UNIT).await.code(), "upstream_busy");
+    held.release();
+    assert_eq!(before.reply().await.status, 200);
+    assert_eq!(alice.get(OTHER_UNIT).await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_under_way_before_a_reload_count_after_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    let alice = gate.client("alice");
+    upstream.answer(Answer::json(200, format!("\"{}\"", "a".repeat(1 << 20))));
+    let before = alice.enter(Ask::get(INTEGRATION)).await.reply().await;
+    gate.reload(|config| {
+        config.upstream.max_body = 1200 << 10;
+        config.upstream.max_buffered = 2000 << 10;
+        config.upstream.queue = Duration::ZERO;
+    });
+    assert!(gate.scraped("upstream_buffered_bytes", &[]).await >= 1_048_576.0);
+    assert_eq!(alice.get(INTEGRATION).await.code(), "buffers_full");
+    drop(before);
+    assert_eq!(alice.get(INTEGRATION).await.status, 200);
+    assert_eq!(gate.scraped("upstream_buffered_bytes", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn retries_made_before_a_reload_count_after_it() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    let alice = gate.client("alice");
+    for n in 0..11 {
+        if n == 5 {
+            gate.reload(|config| config.upstream.first_byte = secs(7));
+        }
+        assert_eq!(alice.get(INTEGRATION).await.status, 200);
+        upstream.next(Answer::reset());
+        let status = alice.get(INTEGRATION).await.status;
+        assert_eq!(status, if n < 10 { 200 } else { 502 }, "{n}");
+    }
 }

@@ -88,6 +88,17 @@ impl Breaker {
         Self { rule, state: Inner::Closed { since: Duration::ZERO, window }, strikes: 0, dice }
     }
 
+    /// The same under another rule, from `now` on; an open one is so for no longer than that allows.
+    pub(super) fn under(mut self, rule: config::Breaker, now: Duration) -> Self {
+        self.rule = rule;
+        match &mut self.state {
+            Inner::Closed { window, .. } => window.last_for(rule.window),
+            Inner::Open { until } => *until = (*until).min(now.saturating_add(rule.open)),
+            Inner::HalfOpen { .. } => {}
+        }
+        self
+    }
+
     /// What it is doing at `now`.
     pub(super) fn state(&self, now: Duration) -> State {
         match &self.state {
@@ -371,6 +382,30 @@ mod tests {
         assert!(again(&mut breaker, at(3_000)) > at(3_000));
         end(&mut breaker, pair(1, 0), Health::Well, at(8_000));
         assert!(again(&mut breaker, at(18_000)) <= at(1_000));
+    }
+
+    #[test]
+    fn under_another_rule_it_knows_what_it_knew() {
+        let short = config::Breaker { open: at(500), of: 3, window: at(100), ..RULE };
+        assert_eq!(opened(at(0)).under(RULE, at(10)).state(at(700)), State::Open);
+        let shorter = opened(at(0)).under(short, at(10));
+        assert_eq!(
+            (shorter.state(at(509)), shorter.state(at(510))),
+            (State::Open, State::HalfOpen)
+        );
+        let mut closed = breaker();
+        for key in 0..10 {
+            end(&mut closed, pair(1, key), Health::Ill, at(0));
+        }
+        let mut stricter = closed.under(config::Breaker { window: RULE.window, ..short }, at(10));
+        assert!(end(&mut stricter, pair(1, 10), Health::Ill, at(50)), "the ten count");
+        let mut forgetful = breaker();
+        end(&mut forgetful, pair(1, 0), Health::Ill, at(0));
+        let mut forgetful = forgetful.under(short, at(10));
+        for key in 1..3 {
+            assert!(!end(&mut forgetful, pair(1, key), Health::Ill, at(100)), "the first is past");
+        }
+        assert!(end(&mut forgetful, pair(1, 3), Health::Ill, at(100)));
     }
 
     proptest! {

@@ -21,23 +21,31 @@ use crate::caller::CallerId;
 /// Who is held back, and until when.
 #[derive(Debug)]
 pub(super) struct HoldBack {
-    longest: Duration,
-    callers: Cache<CallerId, Duration>,
+    callers: Cache<CallerId, Hold>,
     all: Mutex<All>,
 }
 
 #[derive(Debug, Default)]
 struct All {
-    /// The latest callers that got a 429: when, and until when they are held.
-    recent: Vec<Recent>,
+    longest: Duration,
+    /// The latest callers that got a 429.
+    recent: Vec<(CallerId, Hold)>,
+    /// What everyone is held by.
+    hold: Hold,
+}
+
+/// Since when, and until when.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hold {
+    at: Duration,
     until: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Recent {
-    caller: CallerId,
-    at: Duration,
-    until: Duration,
+impl Hold {
+    /// When it ends, if nothing is held for longer than `longest`.
+    fn end(self, longest: Duration) -> Duration {
+        self.until.min(self.at.saturating_add(longest))
+    }
 }
 
 impl HoldBack {
@@ -46,30 +54,39 @@ impl HoldBack {
         let most = u64::try_from(most).unwrap_or(u64::MAX);
         let callers =
             Cache::builder().max_capacity(most).eviction_policy(EvictionPolicy::lru()).build();
-        Self { longest, callers, all: Mutex::default() }
+        Self { callers, all: Mutex::new(All { longest, ..All::default() }) }
+    }
+
+    /// Holds back for `longest` at most from now on, also who is held back already.
+    pub(super) fn limit(&self, longest: Duration) {
+        self.all.lock().longest = longest;
     }
 
     /// For how much longer this caller, or everyone, is held back.
     pub(super) fn look(&self, caller: Option<&CallerId>, now: Duration) -> Result<(), Duration> {
         let own = caller.and_then(|caller| self.callers.get(caller)).unwrap_or_default();
-        let until = own.max(self.all.lock().until);
+        let all = self.all.lock();
+        let until = own.end(all.longest).max(all.hold.end(all.longest));
         if now < until { Err(until.saturating_sub(now)) } else { Ok(()) }
     }
 
     /// The upstream said 429 to a caller.
     pub(super) fn throttled(&self, caller: &CallerId, wait: Duration, now: Duration) {
-        let until = now + wait.min(self.longest);
-        if until <= now {
+        let mut all = self.all.lock();
+        let hold = Hold { at: now, until: now + wait.min(all.longest) };
+        if hold.until <= now {
             return;
         }
-        self.callers.insert(*caller, until);
-        let mut all = self.all.lock();
-        all.recent.retain(|one| one.at + NEAR > now && one.caller != *caller);
-        all.recent.push(Recent { caller: *caller, at: now, until });
+        self.callers.insert(*caller, hold);
+        all.recent.retain(|(other, hold)| hold.at + NEAR > now && other != caller);
+        all.recent.push((*caller, hold));
         if all.recent.len() >= CALLERS {
             // Once the first of them may come back, it is asked whether all may.
-            let first = all.recent.iter().map(|one| one.until).min().unwrap_or_default();
-            all.until = all.until.max(first);
+            let ends = all.recent.iter().map(|(_, hold)| hold.end(all.longest));
+            let first = ends.min().unwrap_or_default();
+            if first > all.hold.end(all.longest) {
+                all.hold = Hold { at: now, until: first };
+            }
             if all.recent.len() > CALLERS {
                 all.recent.remove(0);
             }
@@ -154,6 +171,21 @@ mod tests {
         for n in 1..20 {
             hold.throttled(&caller(n), secs(60), secs(5 * u64::from(n)));
             assert_eq!(hold.look(Some(&caller(99)), secs(5 * u64::from(n))), Ok(()));
+        }
+    }
+
+    #[test]
+    fn under_a_shorter_longest_who_is_held_back_comes_back_earlier_and_not_at_once() {
+        let hold = hold();
+        for n in 1..=3 {
+            hold.throttled(&caller(n), secs(40), secs(0));
+        }
+        for held in [Some(caller(1)), None] {
+            hold.limit(secs(60));
+            assert_eq!(hold.look(held.as_ref(), secs(5)), Err(secs(35)));
+            hold.limit(secs(20));
+            assert_eq!(hold.look(held.as_ref(), secs(5)), Err(secs(15)));
+            assert_eq!(hold.look(held.as_ref(), secs(20)), Ok(()));
         }
     }
 

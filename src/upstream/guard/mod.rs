@@ -1,9 +1,12 @@
 //! Whether an upstream is asked at all: circuit breaker, hold-back after its 429s, places and their queue.
 //!
 //! *Invariants*
-//! 1. [`Guard::look`] changes nothing and costs nothing; whoever it refuses has paid no budget.
+//! 1. A look changes nothing and costs nothing; whoever it refuses has paid no budget.
 //! 2. A [`Pass`] is told how its exchange ended, or was given up: then it says nothing of the upstream.
-//! 3. Nobody waits here for longer than `upstream.queue`.
+//! 3. Nobody waits here for longer than `upstream.queue`, nor for what a breaker that opens or a 429 keeps from
+//!    being asked anyway.
+//! 4. Other limits take nothing back of what was heard: an open breaker stays open, who is held back stays so,
+//!    and who has a place is counted.
 //!
 //! *Why not in the exchange itself:* who is refused must not have been counted as having asked.
 
@@ -31,47 +34,15 @@ use crate::caller::CallerId;
 use crate::clock::{Clock, Dice};
 use crate::config;
 
-/// The guards of all upstreams, by index.
-#[derive(Debug)]
-pub struct Guards(Vec<Arc<Guard>>);
-
-impl Guards {
-    /// A guard for each of so many upstreams; each remembers `callers` at most.
-    pub fn new(
-        limits: &config::Upstream,
-        callers: usize,
-        clock: &Clock,
-        dice: &Dice,
-        upstreams: usize,
-    ) -> Self {
-        let guard = || {
-            let breaker = limits.breaker.map(|rule| Mutex::new(Breaker::new(rule, dice.clone())));
-            Arc::new(Guard {
-                breaker,
-                hold: HoldBack::new(limits.hold_back, callers),
-                queue: Arc::new(Queue::new(limits.concurrency.map(Pace::new))),
-                wait: limits.queue,
-                clock: clock.clone(),
-                hasher: RandomState::new(),
-            })
-        };
-        Self((0..upstreams).map(|_| guard()).collect())
-    }
-
-    /// That of an upstream.
-    pub fn of(&self, upstream: usize) -> Option<&Arc<Guard>> {
-        self.0.get(upstream)
-    }
-}
-
 /// What stands before one upstream.
 #[derive(Debug)]
-pub struct Guard {
-    breaker: Option<Mutex<Breaker>>,
+pub(super) struct Guard {
+    /// `None` = everyone is let through.
+    breaker: Mutex<Option<Breaker>>,
     hold: HoldBack,
     queue: Arc<Queue>,
-    wait: Duration,
     clock: Clock,
+    dice: Dice,
     hasher: RandomState,
 }
 
@@ -124,33 +95,62 @@ pub struct View {
 }
 
 impl Guard {
+    /// One that has heard nothing yet, and remembers `callers` at most.
+    pub(super) fn new(limits: &config::Upstream, callers: usize, clock: Clock, dice: Dice) -> Self {
+        Self {
+            breaker: Mutex::new(limits.breaker.map(|rule| Breaker::new(rule, dice.clone()))),
+            hold: HoldBack::new(limits.hold_back, callers),
+            queue: Arc::new(Queue::new(limits.concurrency.map(Pace::new))),
+            clock,
+            dice,
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Other limits from now on, over what was heard so far.
+    pub(super) fn obey(&self, limits: &config::Upstream) {
+        let now = self.clock.mono();
+        let mut breaker = self.breaker.lock();
+        *breaker = limits.breaker.map(|rule| match breaker.take() {
+            Some(last) => last.under(rule, now),
+            None => Breaker::new(rule, self.dice.clone()),
+        });
+        drop(breaker);
+        self.hold.limit(limits.hold_back);
+        self.queue.limit(limits.concurrency);
+    }
+
     /// Whether [`Self::enter`] would refuse at once.
     ///
     /// # Errors
     /// When the breaker is open, or the upstream wants to be left alone.
-    pub fn look(&self, caller: Option<&CallerId>) -> Result<(), Refused> {
+    pub(super) fn look(&self, caller: Option<&CallerId>) -> Result<(), Refused> {
         let now = self.clock.mono();
         self.hold.look(caller, now).map_err(|wait| Refused::new(Why::HeldBack, wait))?;
-        self.breaker.as_ref().map_or(Ok(()), |breaker| {
-            breaker.lock().look(now).map_err(|wait| Refused::new(Why::Open, wait))
+        self.breaker.lock().as_ref().map_or(Ok(()), |breaker| {
+            breaker.look(now).map_err(|wait| Refused::new(Why::Open, wait))
         })
     }
 
-    /// Leave and a place for one exchange about `key`.
+    /// Leave and a place for one exchange about `key`, waited for no longer than `wait`.
     ///
     /// # Errors
-    /// When it may not be begun, now or within the time that is waited for it.
-    pub async fn enter(
+    /// When it may not be begun, now or within that time.
+    pub(super) async fn enter(
         self: &Arc<Self>,
         caller: Option<&CallerId>,
         key: &[u8],
+        wait: Duration,
     ) -> Result<Pass, Refused> {
-        let place = self.queue.enter(caller.copied(), self.wait).await;
-        let place = place.map_err(|_full| Refused::new(Why::Busy, Duration::ZERO))?;
+        let may_wait = || self.look(caller).is_ok();
+        let Ok(place) = self.queue.enter(caller.copied(), wait, may_wait).await else {
+            let busy = Refused::new(Why::Busy, Duration::ZERO);
+            return Err(self.look(caller).err().unwrap_or(busy));
+        };
         // Much may have happened while it waited.
         let now = self.clock.mono();
         self.hold.look(caller, now).map_err(|wait| Refused::new(Why::HeldBack, wait))?;
-        let leave = self.breaker.as_ref().map(|breaker| breaker.lock().admit(now)).transpose();
+        let leave = self.breaker.lock().as_mut().map(|breaker| breaker.admit(now)).transpose();
         let leave = leave.map_err(|wait| Refused::new(Why::Open, wait))?;
         let pair = Pair { caller: caller.copied(), key: self.hasher.hash_one(key) };
         Ok(Pass {
@@ -163,15 +163,25 @@ impl Guard {
         })
     }
 
+    /// Sends away who waits although a 429 holds him back by now.
+    fn dismiss_held(&self, caller: &CallerId, now: Duration) {
+        if self.hold.look(None, now).is_err() {
+            self.queue.dismiss(None);
+        } else if self.hold.look(Some(caller), now).is_err() {
+            self.queue.dismiss(Some(caller));
+        }
+    }
+
     /// What it says of itself.
-    pub fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         let now = self.clock.mono();
         let filling = self.queue.filling();
         View {
             breaker: self
                 .breaker
+                .lock()
                 .as_ref()
-                .map_or(State::Closed, |breaker| breaker.lock().state(now)),
+                .map_or(State::Closed, |breaker| breaker.state(now)),
             in_flight: filling.in_flight,
             limit: filling.limit,
             queued: filling.queued,
@@ -206,6 +216,7 @@ impl Pass {
                 {
                     let wait = retry_after(&answer.fields, answer.trip.head_at.wall);
                     self.guard.hold.throttled(caller, wait, now);
+                    self.guard.dismiss_held(caller, now);
                 }
             }
             Err(failure) => {
@@ -220,11 +231,15 @@ impl Pass {
     }
 
     fn settle(&mut self) {
-        let Some(breaker) = &self.guard.breaker else { return };
         let now = self.guard.clock.mono();
-        let mut breaker = breaker.lock();
-        if breaker.ended(self.leave, self.pair, self.health, now) {
+        if let Some(breaker) = self.guard.breaker.lock().as_mut()
+            && breaker.ended(self.leave, self.pair, self.health, now)
+        {
             self.turned = Some(breaker.state(now));
+        }
+        // The breaker's lock is free again: who lines up takes it under the queue's.
+        if self.turned == Some(State::Open) {
+            self.guard.queue.dismiss(None);
         }
         // It has been told; what drops it has nothing to add.
         self.leave.probe = false;

@@ -40,20 +40,28 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Begins at the most.
-    #[expect(clippy::cast_precision_loss, reason = "configured far below 2^53")]
     pub(super) fn new(bounds: config::Concurrency) -> Self {
-        let most = bounds.most as f64;
-        Self {
-            least: (bounds.least as f64).min(most),
-            most,
-            limit: most,
+        let blank = Self {
+            least: 0.0,
+            most: 0.0,
+            limit: 0.0,
             usual: None,
             since: Duration::ZERO,
             sum: 0.0,
             samples: 0,
             failures: 0,
             peak: 0,
-        }
+        };
+        blank.within(bounds)
+    }
+
+    /// The same within other bounds. One that was at its most is so again: nothing had lowered it.
+    #[expect(clippy::cast_precision_loss, reason = "configured far below 2^53")]
+    pub(super) fn within(self, bounds: config::Concurrency) -> Self {
+        let most = bounds.most as f64;
+        let least = (bounds.least as f64).min(most);
+        let limit = if self.limit >= self.most { most } else { self.limit.clamp(least, most) };
+        Self { least, most, limit, ..self }
     }
 
     /// How many exchanges may be under way.
@@ -185,6 +193,22 @@ mod tests {
         let now = seconds(&mut pace, 1, 20, 0, 100);
         seconds(&mut pace, now, 60, 5, 100);
         assert_eq!(pace.limit(), 100);
+    }
+
+    #[test]
+    fn within_other_bounds_it_keeps_what_it_learnt() {
+        let bounds = |least, most| config::Concurrency { least, most };
+        assert_eq!(pace().within(bounds(10, 200)).limit(), 200);
+        assert_eq!(pace().within(bounds(10, 50)).limit(), 50);
+        let mut lowered = pace();
+        let now = seconds(&mut lowered, 1, 20, 50, 100);
+        seconds(&mut lowered, now, 5, 500, 100);
+        let limit = lowered.limit();
+        let mut wider = lowered.within(bounds(1, 200));
+        assert_eq!((wider.limit(), limit < 80), (limit, true));
+        seconds(&mut wider, now + 5, 1, 500, 100);
+        assert!(wider.limit() < limit, "half a second is still slow: the usual is what it was");
+        assert_eq!(wider.within(bounds(90, 200)).limit(), 90);
     }
 
     proptest! {

@@ -4,7 +4,8 @@
 //! 1. No more places are out than the pace allows when one is given; each comes back when it is dropped,
 //!    also by a fetch that was given up.
 //! 2. Who waits is served by turns among callers, and in order of arrival within one.
-//! 3. At most [`MOST_WAITING`] wait. When all are taken, a newcomer takes the place of the latest of
+//! 3. Who waits for what will be refused anyway is sent away when that is known, and not at its turn.
+//! 4. At most [`MOST_WAITING`] wait. When all are taken, a newcomer takes the place of the latest of
 //!    whoever has the most, unless that would be no fairer.
 //!
 //! *Why not* a semaphore: it serves in order of arrival, so that who asks a thousand times at once makes
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 use super::pace::Pace;
 use crate::caller::CallerId;
+use crate::config;
 
 /// The places of one upstream.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ struct Waiting {
     call: oneshot::Sender<()>,
 }
 
-/// No place came free in time.
+/// No place came free in time, or none will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -69,11 +71,13 @@ impl Queue {
         }))
     }
 
-    /// A place, waited for no longer than `wait`.
+    /// A place, waited for no longer than `wait`, and only by who `may_wait`: asked under the queue's lock, so
+    /// that nobody lines up between a change of mind and [`Self::dismiss`].
     pub(super) async fn enter(
         self: &Arc<Self>,
         caller: Option<CallerId>,
         wait: Duration,
+        may_wait: impl FnOnce() -> bool,
     ) -> Result<Place, Full> {
         let mut ticket = {
             let mut inner = self.0.lock();
@@ -81,7 +85,7 @@ impl Queue {
                 inner.in_flight += 1;
                 return Ok(Place(Arc::clone(self)));
             }
-            if wait.is_zero() {
+            if wait.is_zero() || !may_wait() {
                 return Err(Full);
             }
             let (number, heard) = inner.line_up(caller).ok_or(Full)?;
@@ -89,9 +93,31 @@ impl Queue {
         };
         match timeout(wait, &mut ticket.heard).await {
             Ok(Ok(())) => Ok(Place(Arc::clone(self))),
-            // Too late, or another caller needed the place in the queue more.
+            // Too late, sent away, or another caller needed the place in the queue more.
             Ok(Err(_)) | Err(_) => Err(Full),
         }
+    }
+
+    /// Sends away who waits: this caller, or everyone.
+    pub(super) fn dismiss(&self, caller: Option<&CallerId>) {
+        let mut inner = self.0.lock();
+        let Some(caller) = caller.copied().map(Some) else {
+            (inner.lines, inner.turns, inner.queued) = Default::default();
+            return;
+        };
+        let line = inner.lines.remove(&caller).unwrap_or_default();
+        inner.turns.retain(|turn| *turn != caller);
+        inner.queued -= line.len();
+    }
+
+    /// Other bounds of the pace, or none: who waits learns of it at once, who has a place keeps it.
+    pub(super) fn limit(&self, bounds: Option<config::Concurrency>) {
+        let mut inner = self.0.lock();
+        inner.pace = bounds.map(|bounds| match inner.pace.take() {
+            Some(last) => last.within(bounds),
+            None => Pace::new(bounds),
+        });
+        inner.call();
     }
 
     /// What an exchange says of the upstream's pace; its place is still out.
@@ -220,7 +246,6 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::config;
 
     const LONG: Duration = Duration::from_mins(1);
 
@@ -236,7 +261,7 @@ mod tests {
     type Wait<'q> = Pin<Box<dyn Future<Output = Result<Place, Full>> + 'q>>;
 
     fn line_up(queue: &Arc<Queue>, who: u8) -> Wait<'_> {
-        let mut wait: Wait<'_> = Box::pin(queue.enter(Some(caller(who)), LONG));
+        let mut wait: Wait<'_> = Box::pin(queue.enter(Some(caller(who)), LONG, || true));
         assert!(poll(&mut wait).is_none(), "it did not have to wait");
         wait
     }
@@ -249,7 +274,7 @@ mod tests {
     }
 
     fn at_once(queue: &Arc<Queue>) -> Option<Place> {
-        let wait = pin!(queue.enter(Some(caller(0)), Duration::ZERO));
+        let wait = pin!(queue.enter(Some(caller(0)), Duration::ZERO, || true));
         match wait.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => result.ok(),
             Poll::Pending => unreachable!("nobody waits for no time"),
@@ -314,7 +339,7 @@ mod tests {
         let queue = queue(1);
         let out = at_once(&queue).unwrap();
         let began = tokio::time::Instant::now();
-        let refused = queue.enter(Some(caller(1)), Duration::from_secs(3)).await;
+        let refused = queue.enter(Some(caller(1)), Duration::from_secs(3), || true).await;
         assert_eq!(refused.err(), Some(Full));
         assert_eq!(began.elapsed(), Duration::from_secs(3));
         assert_eq!(counts(&queue), (1, 0));
@@ -322,11 +347,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_waits_in_vain_is_sent_away_at_once_and_lines_up_no_more() {
+        let queue = queue(1);
+        let out = at_once(&queue).unwrap();
+        let [mut one, mut same, mut other] = [1, 1, 2].map(|who| line_up(&queue, who));
+        queue.dismiss(Some(&caller(1)));
+        for wait in [&mut one, &mut same] {
+            assert_eq!(poll(wait).unwrap().err(), Some(Full));
+        }
+        assert_eq!((poll(&mut other).is_none(), counts(&queue)), (true, (1, 1)));
+        queue.dismiss(None);
+        assert_eq!(poll(&mut other).unwrap().err(), Some(Full));
+        let mut in_vain: Wait<'_> = Box::pin(queue.enter(Some(caller(3)), LONG, || false));
+        assert_eq!(poll(&mut in_vain).unwrap().err(), Some(Full));
+        let mut later = line_up(&queue, 1);
+        drop((one, same, other, out));
+        assert!(poll(&mut later).unwrap().is_ok(), "those who were sent away hold nobody up");
+    }
+
+    #[tokio::test]
     async fn a_full_queue_is_shared_with_who_has_less_of_it() {
         let queue = queue(1);
         let out = at_once(&queue).unwrap();
         let mut noisy: Vec<_> = (0..MOST_WAITING).map(|_| line_up(&queue, 1)).collect();
-        let mut more: Wait<'_> = Box::pin(queue.enter(Some(caller(1)), LONG));
+        let mut more: Wait<'_> = Box::pin(queue.enter(Some(caller(1)), LONG, || true));
         assert_eq!(poll(&mut more).unwrap().err(), Some(Full), "no more of the same");
         let mut quiet = line_up(&queue, 2);
         let mut last = noisy.pop().unwrap();
@@ -345,6 +389,26 @@ mod tests {
         let places: Vec<_> = (0..1_000).map(|_| at_once(&queue).unwrap()).collect();
         assert!(at_once(&queue).is_none());
         drop(places);
+    }
+
+    #[tokio::test]
+    async fn within_other_bounds_who_is_there_is_counted_and_who_waits_is_called() {
+        let bounds = |places| Some(config::Concurrency { least: places, most: places });
+        let queue = queue(2);
+        let (first, second) = (at_once(&queue).unwrap(), at_once(&queue).unwrap());
+        queue.limit(bounds(1));
+        drop(first);
+        let mut third = line_up(&queue, 1);
+        let mut fourth = line_up(&queue, 1);
+        queue.limit(bounds(2));
+        let third = poll(&mut third).unwrap().unwrap();
+        assert!(poll(&mut fourth).is_none());
+        queue.limit(None);
+        let fourth = poll(&mut fourth).unwrap().unwrap();
+        queue.limit(bounds(3));
+        assert!(at_once(&queue).is_none(), "three were let in");
+        drop((second, third, fourth));
+        assert_eq!(counts(&queue), (0, 0));
     }
 
     #[tokio::test]

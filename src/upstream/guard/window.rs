@@ -35,6 +35,11 @@ impl Window {
         Self { length, order: VecDeque::new(), outcomes: HashMap::default(), failed: 0 }
     }
 
+    /// Outcomes count for so long from now on, those that are here too.
+    pub(super) fn last_for(&mut self, length: Duration) {
+        self.length = length;
+    }
+
     /// Takes an outcome in.
     pub(super) fn note(&mut self, pair: Pair, failed: bool, now: Duration) {
         while self.order.front().is_some_and(|(at, _)| *at + self.length <= now)

@@ -18,9 +18,10 @@
 //! without a word until its own patience ends, and a load balancer takes us for well.
 //!
 //! *Where things are:* `entrance` finds out what a connection speaks (`proxy`, `tls`, `rewound`); `connection`
-//! serves HTTP/1.1 over `io`, `http2` serves HTTP/2 over `pulse` and `frames`.
+//! serves HTTP/1.1 over `io`, `http2` serves HTTP/2 over `pulse` (`answers`, `room`) and `frames`.
 
 mod ahead;
+mod answers;
 mod bind;
 mod connection;
 mod entrance;
@@ -35,6 +36,7 @@ mod places;
 mod proxy;
 mod pulse;
 mod rewound;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -144,7 +146,8 @@ pub enum Refused {
     SlowHead,
     /// No request came for `listen.idle`: closed.
     Idle,
-    /// The client took nothing of an answer for `listen.write`: reset.
+    /// The client took nothing of an answer for `listen.write`: reset, in HTTP/2 where it takes others after
+    /// GOAWAY and once more as long.
     WriteStalled,
     /// The client sent more frames of HTTP/2 that bring nothing than it may: closed.
     Flood,

@@ -79,7 +79,7 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
     let framed = Framed::new(stream, Arc::clone(pulse), port.control_frames);
     let mut connection = pin!(port.http2.serve_connection(TokioIo::new(framed), service));
     let mut alarm = Alarm::new(&port.patience);
-    let mut drain_began = pin!(port.drain_began.notified());
+    let mut drain_began = pin!(port.drain.began.notified());
     let mut parting = None::<Parting>;
     let told = |parting: Option<Parting>| parting.and_then(|parting| parting.why);
     let ended = poll_fn(|cx| {

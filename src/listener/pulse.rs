@@ -371,3 +371,33 @@ impl AsyncWrite for Framed {
 
 /// Longest time that an answer may wait for its turn on a connection that is full.
 const LONGEST_TURN: Duration = Duration::from_mins(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_full_connection_an_answer_has_five_minutes_for_its_turn_and_then_its_end_is_in_order() {
+        let ticks = Ticks::new();
+        let pulse =
+            Arc::new(Pulse::new(ticks.clone(), Wear::new(ticks.clone(), 0, Duration::ZERO)));
+        let (working, second) = (pulse.asked(), Duration::from_secs(1));
+        let (_left, taken) = (working.answered(), working.answered());
+        let patience = Patience { head: second, idle: second, write: 30 * second };
+        let ends = || {
+            let (at, end) = pulse.deadline(&patience).unwrap();
+            ((at - (ticks.instant(0) + TICK)).as_secs(), end)
+        };
+        ticks.set(20_000);
+        taken.took(1);
+        let stalls = End::InOrder(Refused::WriteStalled);
+        assert_eq!(ends(), (30, stalls));
+        taken.took(65_534);
+        assert_eq!(ends(), (50, End::AtOnce(Refused::WriteStalled)), "it takes something in time");
+        for tick in [40_000, 60_000, 299_000] {
+            ticks.set(tick);
+            taken.took(1);
+        }
+        assert_eq!(ends(), (300, stalls));
+    }
+}

@@ -148,7 +148,7 @@ impl Serving {
                 dice: Dice::seeded(1),
                 shutdown: drained,
             };
-            serve(sockets, &config, ground, desk_too).await
+            serve(sockets, watch::Sender::new(config).subscribe(), ground, desk_too).await
         };
         let done = Shutdown::new().spawn(serving);
         Self { addresses, shutdown, desk, told: Mutex::new(told), done }

@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admin::{Access, Pass, Reloaded};
@@ -48,6 +49,8 @@ pub struct Parts {
     pub telemetry: Arc<Telemetry>,
     /// Who may change something over the operators' port.
     pub access: Arc<RwLock<Access>>,
+    /// What new connections are held to.
+    pub listen: watch::Sender<config::Listen>,
     /// How callers are told apart, as long as the process lives.
     pub callers: Callers,
     /// Time.
@@ -165,6 +168,7 @@ impl Reload {
         // From here on nothing fails.
         drop(gateway);
         self.parts.current.replace(next);
+        self.parts.listen.send_modify(|listen| *listen = listen.under(&config.listen));
         *self.parts.access.write() =
             Access { pass: files.token, hosts: config.admin.hosts.clone() };
         if let Some(hearing) = &source.hearing {

@@ -87,19 +87,28 @@ fn keys(config: &Config) -> BTreeMap<String, String> {
 }
 
 fn takes_restart(key: &str) -> bool {
-    AT_START.contains(&key) || !ANY_TIME.iter().any(|section| key.starts_with(section))
+    let any_time = |any: &&str| key == *any || any.ends_with('.') && key.starts_with(*any);
+    AT_START.contains(&key) || !ANY_TIME.iter().any(any_time)
 }
 
-/// What a reload applies.
-const ANY_TIME: [&str; 15] = [
+/// What a reload applies: keys, and sections with their dot.
+const ANY_TIME: [&str; 23] = [
     "admin.hosts",
     "admin.token_file",
     "cache.",
     "limits.",
     "listen.body",
+    "listen.connection_age",
+    "listen.connection_requests",
+    "listen.connections_per_peer",
+    "listen.control_frames",
+    "listen.head",
+    "listen.idle",
     "listen.requests",
+    "listen.streams",
     "listen.target_size",
     "listen.via",
+    "listen.write",
     "log.",
     "routes.",
     "secrets.",
@@ -117,6 +126,7 @@ const AT_START: [&str; 3] = ["cache.max_bytes", "limits.keys", "log.output"];
 mod tests {
     use std::time::Duration;
 
+    use super::super::{Http2, Listen};
     use super::*;
 
     fn changes(change: impl FnOnce(&mut Config)) -> (Vec<String>, Vec<String>) {
@@ -144,6 +154,49 @@ mod tests {
         assert!(told.0.starts_with(&["cache.ttl".to_owned(), "listen.via".to_owned()]), "{told:?}");
         assert!(told.0.contains(&"log.level".to_owned()), "{told:?}");
         assert_eq!(told.1, ["cache.max_bytes", "listen.connections"]);
+    }
+
+    #[test]
+    fn what_new_connections_are_held_to_is_what_the_listener_takes_over() {
+        let second = Duration::from_secs(1);
+        let mut before = Config::default();
+        before.listen = Listen {
+            address: Vec::new(),
+            reuse_port: !before.listen.reuse_port,
+            handover: Some("other".into()),
+            via: Some("other".to_owned()),
+            tls_certificate_file: Some("other".into()),
+            tls_key_file: Some("other".into()),
+            tls_client_ca_file: Some("other".into()),
+            http2: Http2::Off,
+            trusted: vec!["192.0.2.0/24".parse().unwrap()],
+            proxy_protocol: !before.listen.proxy_protocol,
+            connections: 1,
+            connections_per_peer: 1,
+            requests: 1,
+            connection_requests: 1,
+            connection_age: second,
+            streams: 1,
+            control_frames: 1,
+            target_size: 1,
+            fields: 1,
+            head_size: 1,
+            head: second,
+            idle: second,
+            body: second,
+            write: second,
+        };
+        let next = Config::default();
+        let all = before.changes(&next);
+        let listen = before.listen.under(&next.listen);
+        let mut taken_over = before.changes(&Config { listen, ..before.clone() });
+        assert_eq!(taken_over.restart, Vec::<String>::new());
+        // These are the gateway's to take over.
+        let each_request = ["body", "requests", "target_size", "via"];
+        taken_over.applied.extend(each_request.map(|key| format!("listen.{key}")));
+        taken_over.applied.sort();
+        assert_eq!(all.applied, taken_over.applied);
+        assert_eq!(all.applied.len() + all.restart.len(), 24, "every key differs");
     }
 
     #[test]

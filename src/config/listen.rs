@@ -59,6 +59,25 @@ pub struct Listen {
     pub write: Duration,
 }
 
+impl Listen {
+    /// What new connections are held to once a reload has put `next` in force: its bounds of one connection, and
+    /// of those of one peer; all else as it is.
+    #[must_use]
+    pub fn under(&self, next: &Self) -> Self {
+        Self {
+            connections_per_peer: next.connections_per_peer,
+            connection_requests: next.connection_requests,
+            connection_age: next.connection_age,
+            streams: next.streams,
+            control_frames: next.control_frames,
+            head: next.head,
+            idle: next.idle,
+            write: next.write,
+            ..self.clone()
+        }
+    }
+}
+
 /// Who may speak HTTP/2 (RFC 9113).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http2 {

@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use http::Uri;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -129,9 +130,9 @@ impl Stage {
             dice: Dice::seeded(2),
             shutdown: shutdown.clone(),
         };
-        let handler = sample.clone();
+        let (handler, listen) = (sample.clone(), watch::Sender::new(listen).subscribe());
         let serving =
-            shutdown.spawn(async move { listener::serve(sockets, &listen, ground, handler).await });
+            shutdown.spawn(async move { listener::serve(sockets, listen, ground, handler).await });
         // The log goes nowhere: what there is to see stands on the page.
         let lines = Lines::to(io::sink()).map_err(DemoError::Machine)?;
         // Chance without entropy is enough here: it makes request ids and jitter, no secrets.

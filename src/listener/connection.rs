@@ -35,7 +35,7 @@ use super::{Handler, Refused};
 use crate::clock::{Clock, Dice};
 use crate::config;
 
-/// What all connections of one `serve` share.
+/// What connections share that are held to the same configuration.
 pub(super) struct Port<H> {
     pub(super) handler: H,
     pub(super) ticks: Ticks,
@@ -47,7 +47,7 @@ pub(super) struct Port<H> {
     pub(super) proxy_protocol: bool,
     pub(super) peers: Peers,
     pub(super) control_frames: u32,
-    pub(super) drain_began: Notify,
+    pub(super) drain: Arc<Drain>,
     trusted: Vec<IpNet>,
     clock: Clock,
     dice: Dice,
@@ -55,6 +55,12 @@ pub(super) struct Port<H> {
     requests: u64,
     age: Duration,
     longest_line: usize,
+}
+
+/// The end of all connections of one `serve`.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    pub(super) began: Notify,
     draining: AtomicBool,
 }
 
@@ -92,8 +98,19 @@ impl<H: Handler> Port<H> {
             http1,
             patience: Patience { head: config.head, idle: config.idle, write: config.write },
             longest_line: config.head_size.min(LONGEST_LINE),
-            draining: AtomicBool::new(false),
-            drain_began: Notify::new(),
+            drain: Arc::default(),
+        }
+    }
+
+    /// For the connections to come, which are held to another configuration: they count, and drain, with those
+    /// that there are.
+    pub(super) fn under(&self, config: &config::Listen) -> Self {
+        let (tls, clock, dice) = (self.tls.clone(), self.clock.clone(), self.dice.clone());
+        Self {
+            peers: self.peers.under(config.connections_per_peer),
+            ticks: self.ticks.clone(),
+            drain: Arc::clone(&self.drain),
+            ..Self::new(config, tls, clock, dice, self.handler.clone())
         }
     }
 
@@ -109,12 +126,12 @@ impl<H: Handler> Port<H> {
 
     /// Tells every connection that it has to come to its end.
     pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-        self.drain_began.notify_waiters();
+        self.drain.draining.store(true, Ordering::Release);
+        self.drain.began.notify_waiters();
     }
 
     pub(super) fn draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.drain.draining.load(Ordering::Acquire)
     }
 
     /// An answer of the listener's own, without content. With `Date` (RFC 9110 §6.6.1).
@@ -174,7 +191,7 @@ async fn exchange<H: Handler>(
     let timed = Timed::new(stream, Arc::clone(activity), port.longest_line);
     let mut connection = port.http1.serve_connection(TokioIo::new(timed), service);
     let mut alarm = Alarm::new(&port.patience);
-    let mut drain_began = pin!(port.drain_began.notified());
+    let mut drain_began = pin!(port.drain.began.notified());
     let mut waker: Option<Waker> = None;
     let mut told = false;
     let ended = poll_fn(|cx| {

@@ -143,7 +143,7 @@ async fn in_time<H: Handler, T>(
     patience: Duration,
     work: impl Future<Output = T>,
 ) -> Passed<T> {
-    let mut drain_began = pin!(port.drain_began.notified());
+    let mut drain_began = pin!(port.drain.began.notified());
     drain_began.as_mut().enable();
     if port.draining() {
         return Passed::Draining;

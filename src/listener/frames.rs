@@ -20,6 +20,12 @@ pub(super) struct Frames {
     in_head: bool,
     /// The frame whose payload is passed over is a part of a head.
     in_block: bool,
+    /// It opens the window of all streams together.
+    in_window: bool,
+    /// By how much, as far as it has come.
+    increment: u32,
+    /// By how much that window was opened since it was last asked.
+    opened: u64,
     /// Requests' heads that have begun, and the highest stream among them.
     heads: u64,
     newest: u32,
@@ -50,6 +56,9 @@ impl Frames {
             have: 0,
             in_head: false,
             in_block: false,
+            in_window: false,
+            increment: 0,
+            opened: 0,
             heads: 0,
             newest: 0,
             allowance: Allowance { left: per_second * BURST * 1000, per_second, filled: now },
@@ -60,8 +69,12 @@ impl Frames {
     pub(super) fn read(&mut self, mut bytes: &[u8], now: u64) -> Result<(), Flood> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
+            let (payload, behind) = bytes.split_at_checked(skipped).unwrap_or_default();
             self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
+            if self.in_window {
+                self.window(payload);
+            }
+            bytes = behind;
             let wanted = (HEAD - self.have).min(bytes.len());
             let (fresh, rest) = bytes.split_at_checked(wanted).unwrap_or_default();
             if let Some(room) = self.head.get_mut(self.have..self.have + wanted) {
@@ -93,17 +106,34 @@ impl Frames {
         self.heads
     }
 
+    /// By how much the client has opened the window of all streams together since this was last asked.
+    pub(super) fn take_opened(&mut self) -> u64 {
+        std::mem::take(&mut self.opened)
+    }
+
+    /// Reads a part of an increment (RFC 9113 §6.9).
+    fn window(&mut self, payload: &[u8]) {
+        for byte in payload {
+            self.increment = self.increment << 8 | u32::from(*byte);
+        }
+        if self.skip == 0 {
+            self.in_window = false;
+            self.opened += u64::from(self.increment & !RESERVED);
+        }
+    }
+
     /// Judges the frame whose head is complete (RFC 9113 §4.1).
     fn frame(&mut self, now: u64) -> Result<(), Flood> {
         let [a, b, c, kind, flags, stream @ ..] = self.head;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         self.skip = length;
+        let stream = u32::from_be_bytes(stream) & !RESERVED;
         self.in_block = matches!(kind, HEADERS | CONTINUATION);
+        (self.in_window, self.increment) = (kind == WINDOW_UPDATE && stream == 0, 0);
         match kind {
             DATA if length > 0 || flags & END_STREAM != 0 => return Ok(()),
             HEADERS => {
                 // A new stream has a higher number than all before it (RFC 9113 §5.1.1).
-                let stream = u32::from_be_bytes(stream) & !(1 << 31);
                 if stream > self.newest {
                     self.newest = stream;
                     self.heads = self.heads.saturating_add(1);
@@ -145,9 +175,13 @@ const HEAD: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// The bit before a stream's number and before an increment, which means nothing.
+const RESERVED: u32 = 1 << 31;
 
 #[cfg(test)]
 mod tests {
@@ -221,6 +255,27 @@ mod tests {
         assert!(frames.in_head());
         frames.read(last, 0).unwrap();
         assert!(!frames.in_head());
+    }
+
+    #[test]
+    fn only_what_opens_the_window_of_all_streams_is_summed_up_however_it_is_cut() {
+        let update = |stream: u8, increment: u32| {
+            let mut update = frame(WINDOW_UPDATE, 0, &increment.to_be_bytes());
+            update[8] = stream;
+            update
+        };
+        let all = [update(0, 70_000), update(1, 9), update(0, RESERVED | 5)].concat();
+        for size in 1..=all.len() {
+            let mut frames = begun();
+            for part in all.chunks(size) {
+                frames.read(part, 0).unwrap();
+            }
+            assert_eq!(
+                (frames.take_opened(), frames.take_opened()),
+                (70_005, 0),
+                "in parts of {size}"
+            );
+        }
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //!
 //! *Invariants*
 //! 1. It ends, in order or not, when no stream is open for `listen.idle`, when a head takes longer than
-//!    `listen.head`, when nothing of what was answered is taken for `listen.write`, and when it floods.
+//!    `listen.head`, when nothing of one answer is taken for `listen.write`, and when it floods.
 //! 2. When it is worn or the port drains, GOAWAY is sent and what is under way is finished.
-//! 3. Every head that hyper refused by itself is told.
+//! 3. Who leaves one answer and takes others gets those: GOAWAY, and once more `listen.write` for them.
+//! 4. Every head that hyper refused by itself is told.
+//!
+//! *Why not reset that one stream:* hyper hands an answer to h2 whole, and of what waits there for a window
+//! nobody outside can take hold.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -27,7 +31,7 @@ use tokio::time::Instant;
 use super::connection::{FAREWELL, Port};
 use super::io::{Alarm, Patience, TICK};
 use super::line::Line;
-use super::pulse::{Answered, Framed, Pulse};
+use super::pulse::{Answered, End, Framed, Pulse};
 use super::{Ahead, Handler, Refused};
 use crate::config;
 
@@ -75,26 +79,29 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
     let framed = Framed::new(stream, Arc::clone(pulse), port.control_frames);
     let mut connection = pin!(port.http2.serve_connection(TokioIo::new(framed), service));
     let mut alarm = Alarm::new(&port.patience);
-    let mut drain_began = pin!(port.drain_began.notified());
-    let (mut told, mut parting) = (None, None);
+    let mut drain_began = pin!(port.drain.began.notified());
+    let mut parting = None::<Parting>;
+    let told = |parting: Option<Parting>| parting.and_then(|parting| parting.why);
     let ended = poll_fn(|cx| {
         let _registered = drain_began.as_mut().poll(cx);
         loop {
             if let Poll::Ready(served) = connection.as_mut().poll(cx) {
-                return Poll::Ready(judge(served, pulse).or(parting));
+                return Poll::Ready(judge(served, pulse).or_else(|| told(parting)));
             }
-            if told.is_none() && (port.draining() || pulse.is_worn()) {
-                told = Some(Instant::now());
+            if parting.is_none() && (port.draining() || pulse.is_worn()) {
+                parting = Some(Parting::new());
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            match ready!(end(cx, &mut alarm, pulse, &port.patience, told)) {
+            match ready!(end(cx, &mut alarm, pulse, &port.patience, parting)) {
                 // A request that crosses the end is to know that it was not worked on (RFC 9113 §6.8).
-                Some(Refused::Idle) if told.is_none() => {
-                    (told, parting) = (Some(Instant::now()), Some(Refused::Idle));
+                Some(End::InOrder(why)) => {
+                    let begun = parting.unwrap_or_else(Parting::new);
+                    parting = Some(begun.because(why, &port.patience));
                     connection.as_mut().graceful_shutdown();
                 }
-                why => return Poll::Ready(why.or(parting)),
+                Some(End::AtOnce(why)) => return Poll::Ready(Some(why)),
+                None => return Poll::Ready(told(parting)),
             }
         }
     })
@@ -109,21 +116,53 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
     }
 }
 
+/// A client that was told to leave.
+#[derive(Clone, Copy, Debug)]
+struct Parting {
+    told: Instant,
+    /// What ends the connection, if it is not in order.
+    why: Option<Refused>,
+    /// When what is under way is cut.
+    until: Instant,
+}
+
+impl Parting {
+    fn new() -> Self {
+        let told = Instant::now();
+        Self { told, why: None, until: told + LONGEST_PARTING }
+    }
+
+    /// It leaves an answer, or has left us.
+    fn because(self, why: Refused, patience: &Patience) -> Self {
+        let until = match why {
+            Refused::WriteStalled => self.until.min(Instant::now() + patience.write),
+            _ => self.until,
+        };
+        Self { why: Some(why), until, ..self }
+    }
+}
+
 /// Whether the client has let its time run out.
 fn end(
     cx: &mut Context<'_>,
     alarm: &mut Alarm,
     pulse: &Pulse,
     patience: &Patience,
-    told: Option<Instant>,
-) -> Poll<Option<Refused>> {
-    let (mut at, mut why) = pulse.deadline(patience).unzip();
-    if let Some(told) = told {
+    parting: Option<Parting>,
+) -> Poll<Option<End>> {
+    let (mut at, mut how) = pulse.deadline(patience).unzip();
+    if let Some(parting) = parting {
+        let stalled = parting.why == Some(Refused::WriteStalled);
         // Who was told to leave and has nothing under way may have left without a word, and who never
         // confirms that it was told could go on asking for ever.
-        let patience = if pulse.is_idle() { FAREWELL } else { LONGEST_PARTING };
-        if at.is_none_or(|at| at > told + patience) || why == Some(Refused::Idle) {
-            (at, why) = (Some(told + patience), None);
+        let (until, last) = if pulse.is_idle() {
+            (parting.told + FAREWELL, None)
+        } else {
+            (parting.until, stalled.then_some(End::AtOnce(Refused::WriteStalled)))
+        };
+        let known = matches!(how, Some(End::InOrder(why)) if stalled || why == Refused::Idle);
+        if known || at.is_none_or(|at| at > until) {
+            (at, how) = (Some(until), last);
         }
     }
     // With nothing to wait for, another look when the shortest time could have run out: a stream's end
@@ -133,10 +172,10 @@ fn end(
         let due = at.unwrap_or_else(|| Instant::now() + again);
         ready!(alarm.poll(cx, true, due));
         if at.is_some() {
-            if why == Some(Refused::WriteStalled) {
+            if how == Some(End::AtOnce(Refused::WriteStalled)) {
                 pulse.reset_on_close();
             }
-            return Poll::Ready(why);
+            return Poll::Ready(how);
         }
     }
 }

@@ -18,9 +18,10 @@
 //! without a word until its own patience ends, and a load balancer takes us for well.
 //!
 //! *Where things are:* `entrance` finds out what a connection speaks (`proxy`, `tls`, `rewound`); `connection`
-//! serves HTTP/1.1 over `io`, `http2` serves HTTP/2 over `pulse` and `frames`.
+//! serves HTTP/1.1 over `io`, `http2` serves HTTP/2 over `pulse` (`answers`, `room`) and `frames`.
 
 mod ahead;
+mod answers;
 mod bind;
 mod connection;
 mod entrance;
@@ -35,6 +36,7 @@ mod places;
 mod proxy;
 mod pulse;
 mod rewound;
+mod room;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -55,7 +57,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::{Clock, Dice};
 use crate::config;
@@ -144,7 +146,8 @@ pub enum Refused {
     SlowHead,
     /// No request came for `listen.idle`: closed.
     Idle,
-    /// The client took nothing of an answer for `listen.write`: reset.
+    /// The client took nothing of an answer for `listen.write`: reset, in HTTP/2 where it takes others after
+    /// GOAWAY and once more as long.
     WriteStalled,
     /// The client sent more frames of HTTP/2 that bring nothing than it may: closed.
     Flood,
@@ -225,31 +228,35 @@ pub struct Ground {
 /// Serves `sockets` until draining begins, then finishes what is in flight; returns when no
 /// connection is left. The caller bounds the wait by its deadline.
 ///
-/// It accepts where it is called; each connection is served by one of the workers.
+/// It accepts where it is called; each connection is served by one of the workers, under the `config` at its
+/// beginning: what of it a reload may change is said in [`config::Listen::under`].
 ///
 /// # Errors
 /// When the runtime cannot watch a socket; nothing was accepted then.
 pub async fn serve<H: Handler>(
     sockets: Vec<std::net::TcpListener>,
-    config: &config::Listen,
+    mut config: watch::Receiver<config::Listen>,
     ground: Ground,
     handler: H,
 ) -> Result<(), Error> {
     let Ground { places, workers, tls, clock, dice, shutdown } = ground;
     let sockets: Vec<TcpListener> =
         sockets.into_iter().map(TcpListener::from_std).collect::<Result<_, _>>()?;
-    let port = Arc::new(Port::new(config, tls, clock, dice, handler));
+    let port = Arc::new(Port::new(&config.borrow_and_update(), tls, clock, dice, handler));
     let serving = async {
         let (alive, mut gone) = mpsc::channel::<Infallible>(1);
         {
             let mut closing = pin!(shutdown.closing());
-            let mut turn = 0;
+            let (mut port, mut turn) = (Arc::clone(&port), 0);
             loop {
                 let (stream, peer) = tokio::select! {
                     biased;
                     () = &mut closing => break,
                     accepted = accept(&sockets, &mut turn, &places, &port.handler) => accepted,
                 };
+                if config.has_changed().unwrap_or(false) {
+                    port = Arc::new(port.under(&config.borrow_and_update()));
+                }
                 let Some(place) = places.take() else { continue };
                 // From here to its worker: a stream belongs to the runtime that watches it.
                 let Some(seat) = workers.seat() else { continue };

@@ -25,6 +25,11 @@ impl Peers {
         Self { counts: Arc::default(), most }
     }
 
+    /// The same connections held to another number; those that came while there was none are not among them.
+    pub(super) fn under(&self, most: usize) -> Self {
+        Self { most, ..self.clone() }
+    }
+
     /// A place for one more connection of `peer`, if it may have it. IPv6 addresses are told apart by /64,
     /// which is what one subscriber gets.
     pub(super) fn admit(&self, peer: IpAddr) -> Option<Counted> {
@@ -88,6 +93,18 @@ mod tests {
         assert!(peers.admit("2001:db8:0:1::1".parse().unwrap()).is_some());
         let _mapped = peers.admit("::ffff:192.0.2.1".parse().unwrap()).unwrap();
         assert!(peers.admit("192.0.2.1".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn under_another_limit_those_that_are_there_count() {
+        let peers = Peers::new(2);
+        let one = "192.0.2.1".parse().unwrap();
+        let held = [peers.admit(one).unwrap(), peers.admit(one).unwrap()];
+        let (fewer, more) = (peers.under(1), peers.under(3));
+        assert!(fewer.admit(one).is_none());
+        let also = more.admit(one).unwrap();
+        drop((held, also));
+        assert!(fewer.admit(one).is_some());
     }
 
     #[test]

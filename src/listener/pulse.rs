@@ -3,7 +3,11 @@
 //! *Invariants*
 //! 1. A stream counts as open until its request is answered or given up, and as unread until the last byte
 //!    of its answer has gone to the kernel, or it was reset.
-//! 2. Whoever takes nothing of any answer stalls, whatever else it sends.
+//! 2. Whoever takes nothing of any answer stalls, whatever else it sends; so does who takes nothing of one
+//!    while the connection has room for it, whatever it takes of others.
+//!
+//! *Why room counts:* where the socket or the window of all streams together (RFC 9113 §6.9.1) is full, an
+//! answer waits for its turn, and a client on a slow line has done nothing wrong.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
@@ -18,9 +23,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Refused;
+use super::answers::Answers;
 use super::frames::Frames;
 use super::io::{Patience, TICK, Ticks};
 use super::line::Line;
+use super::room::Room;
 use super::wear::Wear;
 
 /// What a connection is at.
@@ -32,12 +39,12 @@ pub(super) struct Pulse {
     open: AtomicUsize,
     /// Answers of which something is still to be sent.
     unread: AtomicUsize,
+    answers: Answers,
     /// When a stream last ended.
     since: AtomicU64,
     /// When something of an answer was last taken.
     taken: AtomicU64,
-    /// Since when a write to the kernel makes no progress; 0 = none is pending.
-    stalled: AtomicU64,
+    room: Room,
     /// Since when a head is under way; 0 = none is.
     head: AtomicU64,
     heads: AtomicU64,
@@ -54,9 +61,10 @@ impl Pulse {
             wear,
             open: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            answers: Answers::default(),
             since: now,
             taken: AtomicU64::new(0),
-            stalled: AtomicU64::new(0),
+            room: Room::new(),
             head: AtomicU64::new(0),
             heads: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -98,21 +106,38 @@ impl Pulse {
         self.reset.store(true, Relaxed);
     }
 
-    /// Until when the client has to do something, and what it is if it does not.
-    pub(super) fn deadline(&self, patience: &Patience) -> Option<(Instant, Refused)> {
-        let stalled = self.stalled.load(Relaxed);
+    /// Until when the client has to do something, and how the connection ends if it does not.
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<(Instant, End)> {
         let head = self.head.load(Relaxed);
         let unread = self.unread.load(Relaxed) > 0;
+        let write = |since| (self.after(since, patience.write), End::AtOnce(Refused::WriteStalled));
         [
-            (stalled != 0).then_some((stalled, patience.write, Refused::WriteStalled)),
-            (head != 0).then_some((head, patience.head, Refused::SlowHead)),
-            unread.then(|| (self.taken.load(Relaxed), patience.write, Refused::WriteStalled)),
-            self.is_idle().then(|| (self.since.load(Relaxed), patience.idle, Refused::Idle)),
+            self.room.stalled().map(write),
+            unread.then(|| write(self.taken.load(Relaxed))),
+            unread.then(|| self.turn(patience.write)).flatten(),
+            (head != 0).then(|| (self.after(head, patience.head), End::AtOnce(Refused::SlowHead))),
+            self.is_idle().then(|| {
+                let since = self.since.load(Relaxed);
+                (self.after(since, patience.idle), End::InOrder(Refused::Idle))
+            }),
         ]
         .into_iter()
         .flatten()
-        .map(|(since, patience, why)| (self.ticks.instant(since) + TICK + patience, why))
         .min_by_key(|(at, _)| *at)
+    }
+
+    /// Until when something has to be taken of the answer that has waited longest.
+    fn turn(&self, patience: Duration) -> Option<(Instant, End)> {
+        let oldest = self.answers.oldest()?;
+        let longest = self.after(oldest, patience.max(LONGEST_TURN));
+        let room = self.room.since().map(|since| self.after(oldest.max(since), patience));
+        let at = room.map_or(longest, |at| at.min(longest));
+        Some((at, End::InOrder(Refused::WriteStalled)))
+    }
+
+    /// When `patience` is over that began at a tick.
+    fn after(&self, since: u64, patience: Duration) -> Instant {
+        self.ticks.instant(since) + TICK + patience
     }
 
     fn took(&self) {
@@ -120,12 +145,17 @@ impl Pulse {
     }
 
     fn wrote(&self, pending: bool) {
-        if !pending {
-            self.stalled.store(0, Relaxed);
-        } else if self.stalled.load(Relaxed) == 0 {
-            self.stalled.store(self.ticks.now(), Relaxed);
-        }
+        self.room.wrote(pending, self.ticks.now());
     }
+}
+
+/// How a connection ends whose client has let its time run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Cut.
+    AtOnce(Refused),
+    /// The client is told, and what it still takes is sent.
+    InOrder(Refused),
 }
 
 /// A request that the handler works on.
@@ -138,7 +168,7 @@ impl Working {
         if self.0.unread.load(Relaxed) == 0 {
             self.0.took();
         }
-        Unread::new(&self.0)
+        Unread::new(&self.0, self.0.answers.begin(self.0.ticks.now()))
     }
 }
 
@@ -151,20 +181,35 @@ impl Drop for Working {
 
 /// An answer, or a part of one, that is still to be sent.
 #[derive(Debug)]
-pub(super) struct Unread(Arc<Pulse>);
+pub(super) struct Unread {
+    pulse: Arc<Pulse>,
+    /// When something of the answer was last taken.
+    taken: Arc<AtomicU64>,
+}
 
 impl Unread {
-    fn new(pulse: &Arc<Pulse>) -> Self {
+    fn new(pulse: &Arc<Pulse>, taken: Arc<AtomicU64>) -> Self {
         pulse.unread.fetch_add(1, Relaxed);
-        Self(Arc::clone(pulse))
+        Self { pulse: Arc::clone(pulse), taken }
+    }
+
+    /// Another part of the same answer.
+    fn part(&self) -> Self {
+        Self::new(&self.pulse, Arc::clone(&self.taken))
+    }
+
+    fn took(&self, count: usize) {
+        self.pulse.room.sent(count);
+        self.pulse.took();
+        self.taken.store(self.pulse.ticks.now(), Relaxed);
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.0.took();
-        self.0.since.store(self.0.ticks.now(), Relaxed);
-        self.0.unread.fetch_sub(1, Relaxed);
+        self.pulse.took();
+        self.pulse.since.store(self.pulse.ticks.now(), Relaxed);
+        self.pulse.unread.fetch_sub(1, Relaxed);
     }
 }
 
@@ -193,7 +238,7 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answered<B> {
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
-        let piece = |bytes| Piece { bytes, unread: Unread::new(&self.unread.0) };
+        let piece = |bytes| Piece { bytes, unread: self.unread.part() };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
@@ -224,7 +269,7 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.unread.0.took();
+        self.unread.took(count);
     }
 }
 
@@ -246,6 +291,7 @@ impl Framed {
         let now = pulse.ticks.now();
         let flood = self.frames.read(fresh, now).is_err();
         pulse.heads.store(self.frames.heads(), Relaxed);
+        pulse.room.opened(self.frames.take_opened(), now);
         if !self.frames.in_head() {
             pulse.head.store(0, Relaxed);
         } else if pulse.head.load(Relaxed) == 0 {
@@ -320,5 +366,38 @@ impl AsyncWrite for Framed {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// Longest time that an answer may wait for its turn on a connection that is full.
+const LONGEST_TURN: Duration = Duration::from_mins(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_full_connection_an_answer_has_five_minutes_for_its_turn_and_then_its_end_is_in_order() {
+        let ticks = Ticks::new();
+        let pulse =
+            Arc::new(Pulse::new(ticks.clone(), Wear::new(ticks.clone(), 0, Duration::ZERO)));
+        let (working, second) = (pulse.asked(), Duration::from_secs(1));
+        let (_left, taken) = (working.answered(), working.answered());
+        let patience = Patience { head: second, idle: second, write: 30 * second };
+        let ends = || {
+            let (at, end) = pulse.deadline(&patience).unwrap();
+            ((at - (ticks.instant(0) + TICK)).as_secs(), end)
+        };
+        ticks.set(20_000);
+        taken.took(1);
+        let stalls = End::InOrder(Refused::WriteStalled);
+        assert_eq!(ends(), (30, stalls));
+        taken.took(65_534);
+        assert_eq!(ends(), (50, End::AtOnce(Refused::WriteStalled)), "it takes something in time");
+        for tick in [40_000, 60_000, 299_000] {
+            ticks.set(tick);
+            taken.took(1);
+        }
+        assert_eq!(ends(), (300, stalls));
     }
 }

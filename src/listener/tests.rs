@@ -1,12 +1,14 @@
-//! Claims about the listener, made with real sockets and raw bytes.
+//! Claims about the listener, made with raw bytes: on real sockets, and about long times on streams in memory, so
+//! that the clock can be paused.
 
 use std::net::Ipv6Addr;
 
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::*;
 use crate::shutdown::Phase;
@@ -37,6 +39,14 @@ impl Drop for Working {
         if !self.1 {
             self.0.0.told.send(Told::HandlerDropped).ok();
         }
+    }
+}
+
+impl Desk {
+    fn new() -> (Self, mpsc::UnboundedReceiver<Told>) {
+        let (tell, told) = mpsc::unbounded_channel();
+        let (gate, open) = (Semaphore::new(0), watch::Sender::new((0, 0)));
+        (Self(Arc::new(Inside { told: tell, gate, open })), told)
     }
 }
 
@@ -76,6 +86,7 @@ impl Handler for Desk {
                 Response::new("late".into())
             }
             "/panic" => panic!("on purpose"),
+            "/page" => Response::new(vec![b'x'; PAGE].into()),
             "/big" => Response::new(vec![b'x'; BIG].into()),
             "/echo" => match body.collect().await {
                 Ok(body) => Response::new(body.to_bytes().into()),
@@ -125,12 +136,7 @@ impl Serving {
     fn with(config: config::Listen, places: &Places) -> Self {
         let sockets = bind(&config.address, config.reuse_port).unwrap();
         let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        let (tell, told) = mpsc::unbounded_channel();
-        let desk = Desk(Arc::new(Inside {
-            told: tell,
-            gate: Semaphore::new(0),
-            open: watch::Sender::new((0, 0)),
-        }));
+        let (desk, told) = Desk::new();
         let (shutdown, desk_too, places) = (Shutdown::new(), desk.clone(), places.clone());
         let drained = shutdown.clone();
         let serving = async move {
@@ -142,7 +148,7 @@ impl Serving {
                 dice: Dice::seeded(1),
                 shutdown: drained,
             };
-            serve(sockets, &config, ground, desk_too).await
+            serve(sockets, watch::Sender::new(config).subscribe(), ground, desk_too).await
         };
         let done = Shutdown::new().spawn(serving);
         Self { addresses, shutdown, desk, told: Mutex::new(told), done }
@@ -236,6 +242,8 @@ const SHORT: Duration = Duration::from_millis(200);
 
 /// More than the kernel takes into its buffers on both sides.
 const BIG: usize = 64 << 20;
+
+const PAGE: usize = 4_000;
 
 #[tokio::test]
 async fn a_connection_is_kept_for_further_requests() {
@@ -631,4 +639,207 @@ fn only_errors_of_one_connection_are_passed_over_without_a_rest() {
 fn every_refusal_has_a_name_of_its_own() {
     let names: std::collections::BTreeSet<_> = Refused::ALL.map(Refused::as_str).into();
     assert_eq!(names.len(), Refused::ALL.len());
+}
+
+// ── Streams in memory ───────────────────────────────────────────────────────────────────────────────
+
+/// Who they are from.
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+fn speaks_http2() -> config::Listen {
+    config::Listen { http2: config::Http2::All, ..patient() }
+}
+
+/// An HTTP/2 client of a listener with one connection.
+struct Two {
+    stream: DuplexStream,
+    told: mpsc::UnboundedReceiver<Told>,
+    desk: Desk,
+    _serving: tokio::task::JoinSet<()>,
+}
+
+impl Two {
+    /// `buffer` bytes are under way at most.
+    async fn new(config: config::Listen, buffer: usize) -> Self {
+        let ((stream, served), (desk, told)) = (duplex(buffer), Desk::new());
+        let desk_too = desk.clone();
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(async move {
+            let (clock, dice, shutdown) = (Clock::real(), Dice::seeded(1), Shutdown::new());
+            serve_one(served, PEER, &config, clock, dice, shutdown, desk_too).await;
+        });
+        let mut two = Self { stream, told, desk, _serving: serving };
+        two.stream.write_all(frames::PREFACE).await.unwrap();
+        two.send(4, 0, 0, &[]).await;
+        two
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+        self.stream.write_all(&[&head, payload].concat()).await.unwrap();
+    }
+
+    /// Asks with fields of RFC 7541's static table, where it has them.
+    async fn ask(&mut self, stream: u8, path: &str) {
+        let length = u8::try_from(path.len()).unwrap();
+        let block = [&[0x82, 0x86, 0x41, 1, b'a', 4, length], path.as_bytes()].concat();
+        self.send(HEADERS, 5, stream, &block).await;
+    }
+
+    /// The next frame's kind, stream and length; `None` once the connection is closed.
+    async fn frame(&mut self) -> Option<(u8, u8, usize)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).await.ok()?;
+        let [a, b, c, kind, .., stream] = head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.stream.read_exact(&mut vec![0; length]).await.ok()?;
+        Some((kind, stream, length))
+    }
+
+    /// Reads until a frame of this kind has come.
+    async fn until(&mut self, kind: u8) -> (u8, usize) {
+        loop {
+            let (came, stream, length) = self.frame().await.expect("the connection is open");
+            if came == kind {
+                return (stream, length);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_too_many_connections_holds_a_place_for_no_longer_than_50_ms() {
+    for http2 in [config::Http2::Off, config::Http2::All] {
+        let config = config::Listen { connections_per_peer: 1, http2, ..patient() };
+        let (desk, mut told) = Desk::new();
+        let port = Arc::new(Port::new(&config, None, Clock::real(), Dice::seeded(1), desk));
+        let enter = || {
+            let (client, served) = duplex(1);
+            let line = Line::Brought(Box::new(served));
+            (client, Box::pin(entrance::run(line, PEER, Arc::clone(&port))))
+        };
+        let (_first, mut served) = enter();
+        assert!(tokio::time::timeout(Duration::ZERO, &mut served).await.is_err());
+        // It neither reads nor leaves.
+        let (_second, turned_away) = enter();
+        let began = Instant::now();
+        turned_away.await;
+        let held = began.elapsed();
+        assert!(held <= Duration::from_millis(51), "{held:?}, timers being as coarse as 1 ms");
+        assert_eq!(told.recv().await, Some(Told::Refused(Refused::PeerFull)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_confirms_goaway_and_asks_on_is_cut_after_five_minutes() {
+    let config = config::Listen { connection_requests: 1, ..speaks_http2() };
+    let mut two = Two::new(config, 1 << 16).await;
+    let began = Instant::now();
+    two.ask(1, "/wait").await;
+    two.until(GOAWAY).await;
+    two.ask(3, "/one").await;
+    assert_eq!(two.until(DATA).await.0, 3);
+    while two.frame().await.is_some() {}
+    let lasted = began.elapsed().as_secs();
+    assert!((300..=301).contains(&lasted), "{lasted} s");
+    // The work for it goes too.
+    assert_eq!(two.told.recv().await, Some(Told::Entered));
+    assert_eq!(two.told.recv().await, Some(Told::HandlerDropped));
+    drop(two.desk);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_told_goaway_and_has_nothing_under_way_is_waited_for_a_second() {
+    let config = config::Listen { connection_requests: 1, ..speaks_http2() };
+    let mut two = Two::new(config, 1 << 16).await;
+    let began = Instant::now();
+    two.ask(1, "/one").await;
+    while two.frame().await.is_some() {}
+    let lasted = began.elapsed().as_millis();
+    assert!((1_000..1_100).contains(&lasted), "{lasted} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_answers_the_one_that_is_left_ends_the_connection_and_the_other_has_as_long_again() {
+    let write = Duration::from_secs(30);
+    let mut two = Two::new(config::Listen { write, ..speaks_http2() }, 1 << 16).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    two.send(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    let began = Instant::now();
+    for stream in [1, 3] {
+        two.ask(stream, "/page").await;
+    }
+    let mut told = None;
+    for second in 0.. {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if two.stream.write_all(&[0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 1, 0, 0, 0, 1]).await.is_err()
+        {
+            assert!((60..=62).contains(&second), "closed after {second} s");
+            break;
+        }
+        loop {
+            match two.frame().await {
+                Some((DATA, stream, length)) => {
+                    assert_eq!((stream, length), (1, 1));
+                    break;
+                }
+                Some((GOAWAY, ..)) => told = Some(began.elapsed().as_secs()),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    assert!(told.is_some_and(|told| (30..=31).contains(&told)), "{told:?}");
+    assert_eq!(two.told.recv().await, Some(Told::Refused(Refused::WriteStalled)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_slow_line_answers_wait_for_their_turn() {
+    let write = Duration::from_secs(10);
+    let mut two = Two::new(config::Listen { write, ..speaks_http2() }, 256).await;
+    // The window of all streams is no matter here.
+    two.send(WINDOW_UPDATE, 0, 0, &[0, 16, 0, 0]).await;
+    for number in 0..20 {
+        two.ask(2 * number + 1, "/page").await;
+    }
+    let (mut came, mut ended, mut room) = (0, 0, 0);
+    while ended < 20 {
+        let (kind, _, length) = two.frame().await.expect("it is left alone");
+        ended += usize::from(kind == DATA);
+        came += length;
+        room += length;
+        while room > 500 {
+            room -= 500;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    assert!(came > 20 * PAGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_window_of_all_streams_is_opened_slowly_answers_wait_for_their_turn() {
+    let write = Duration::from_secs(10);
+    let mut two = Two::new(config::Listen { write, ..speaks_http2() }, 1 << 18).await;
+    for number in 0..40 {
+        two.ask(2 * number + 1, "/page").await;
+    }
+    let mut left = 40 * PAGE;
+    while left > 40 * PAGE - 65_535 {
+        left -= two.until(DATA).await.1;
+    }
+    while left > 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        two.send(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 144]).await;
+        let step = left.min(400);
+        let until = left - step;
+        while left > until {
+            left -= two.until(DATA).await.1;
+        }
+    }
 }

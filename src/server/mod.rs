@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, warn};
@@ -102,15 +103,16 @@ impl Server {
             current: gateway.clone(),
             telemetry: Arc::clone(&telemetry),
             access: access(config)?,
+            listen: watch::Sender::new(config.listen.clone()),
             callers,
             clock: clock.clone(),
         };
+        let listen = parts.listen.subscribe();
         let reload = Arc::new(Reload::new(config, parts));
         let admin = open_admin(config, given.admin, &reload, &telemetry, &shutdown)?;
         let pulse = workers.pulse(&shutdown);
         let door = Door::new(gateway.clone(), Arc::clone(&telemetry), clock.clone());
         let offer = ports::offer(&config.listen, &sockets, admin.as_ref(), &shutdown)?;
-        let listen = config.listen.clone();
         let ground = listener::Ground {
             places: Places::new(most),
             workers,
@@ -124,7 +126,7 @@ impl Server {
             reason = "the drain waits for this task by its handle"
         )]
         let serving =
-            tokio::spawn(async move { listener::serve(sockets, &listen, ground, door).await });
+            tokio::spawn(async move { listener::serve(sockets, listen, ground, door).await });
         Ok(Self { addresses, admin, gateway, telemetry, shutdown, reload, serving, pulse, offer })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! *Claims*
 //! 1. Routes, limits, lifetimes, masking, upstreams, log and admin token are those of the file from then on,
-//!    for connections that were open before too.
+//!    for connections that were open before too; what bounds one connection is that of its beginning.
 //! 2. What is stored, under way and owed stays; but an answer that was made under another masking,
 //!    allow-list or upstream is a miss, and a fetch begun under it is neither stored nor joined.
 //! 3. A bad file changes nothing and is told with all its mistakes; what takes a restart is told by its key.
@@ -372,6 +372,35 @@ async fn a_bad_file_changes_nothing_is_told_with_all_its_mistakes_and_mended() {
     assert_eq!(alice.get(OTHER_UNIT).await.status, 200);
     gate.reload(|_| ());
     assert_eq!((loaded(), at()), (1.0, begun + 1.0));
+}
+
+#[tokio::test]
+async fn new_connections_are_held_to_the_new_bounds_and_old_ones_go_on() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    let client = gate.client("alice");
+    let mut old = client.connect().await;
+    old.write(&client.bytes(Ask::get(UNIT))).await;
+    assert_eq!(old.read(false).await.unwrap().status, 200);
+
+    let changed = gate.reload(|config| config.listen.connections_per_peer = 1);
+    assert_eq!(changed, ["listen.connections_per_peer"]);
+    assert_eq!(client.connect().await.read(false).await.unwrap().status, 503);
+    old.write(&client.bytes(Ask::get(UNIT))).await;
+    assert_eq!(old.read(false).await.unwrap().status, 200);
+
+    let changed = gate.reload(|config| {
+        config.listen.connections_per_peer = 0;
+        config.listen.connection_requests = 1;
+        config.listen.idle = Duration::from_millis(100);
+    });
+    assert_eq!(changed.len(), 3, "{changed:?}");
+    let reply = client.get(UNIT).await;
+    assert_eq!((reply.status, reply.field("connection")), (200, Some("close")));
+    assert!(client.connect().await.read(false).await.is_none(), "it is idle");
+    old.write(&client.bytes(Ask::get(UNIT))).await;
+    let reply = old.read(false).await.unwrap();
+    assert_eq!((reply.status, reply.field("connection")), (200, None));
 }
 
 #[tokio::test]

@@ -18,12 +18,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use unitgate::config::{Config, Http2};
 
-use crate::support::{Ask, Gate, MASK, PATIENCE, UNIT, Upstream, token};
+use crate::support::{Answer, Ask, Gate, MASK, PATIENCE, UNIT, Upstream, token};
 
 const SHORT: Duration = Duration::from_millis(100);
 
@@ -262,6 +262,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -413,6 +414,86 @@ async fn a_client_that_opens_no_window_is_ended_by_the_write_time() {
     assert!(frames.iter().any(|(kind, stream, _)| (*kind, *stream) == (HEADERS, 1)));
     assert!(!frames.iter().any(|(kind, ..)| *kind == DATA));
     assert_eq!(ended(&gate, "write_stalled"), 1.0);
+}
+
+/// Long enough for a machine that is busy.
+const WRITE: Duration = Duration::from_millis(500);
+
+/// Gateway and client of `streams` answers that wait for windows, and what an answer is.
+async fn unread(streams: u32) -> (Upstream, Gate, Raw, String) {
+    let upstream = Upstream::start().await;
+    let page = format!("[{}1]", "1,".repeat(25_000));
+    upstream.answer(Answer::json(200, page.clone()));
+    let gate = Gate::start(&upstream, |config| {
+        config.listen.write = WRITE;
+        // Windows are opened a byte at a time.
+        config.listen.control_frames = 1_000_000;
+        h2c(config);
+    });
+    gate.client("a").get(UNIT).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    let mut raw = Raw::connect(&gate, &[0, 4, 0, 0, 0, 0]).await;
+    let numbers = (0..streams).map(|number| 2 * number + 1);
+    let asks: Vec<_> = numbers.map(|stream| frame(HEADERS, 5, stream, &block(UNIT))).collect();
+    raw.send(&asks.concat()).await;
+    (upstream, gate, raw, page)
+}
+
+#[tokio::test]
+async fn answers_of_which_nothing_is_taken_end_the_connection_and_one_that_moves_comes_whole() {
+    let (_upstream, gate, mut raw, page) = unread(100).await;
+    let mut got = Vec::new();
+    let told = async {
+        loop {
+            raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])).await;
+            loop {
+                match raw.frame().await.unwrap() {
+                    (GOAWAY, ..) => return,
+                    (DATA, stream, bytes) => {
+                        assert_eq!(stream, 1);
+                        got.extend(bytes);
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    };
+    timeout(PATIENCE, told).await.expect("the client is told");
+    raw.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0])).await;
+    for (kind, stream, bytes) in raw.rest().await {
+        if kind == DATA {
+            assert_eq!(stream, 1);
+            got.extend(bytes);
+        }
+    }
+    assert!(got == page.as_bytes(), "{} of {} bytes came", got.len(), page.len());
+    assert_eq!(ended(&gate, "write_stalled"), 1.0);
+}
+
+#[tokio::test]
+async fn who_takes_a_little_of_each_answer_is_left_alone() {
+    let (_upstream, gate, mut raw, page) = unread(10).await;
+    let (began, mut got) = (Instant::now(), 0);
+    while began.elapsed() < 2 * WRITE {
+        for stream in (1..20).step_by(2) {
+            raw.send(&frame(WINDOW_UPDATE, 0, stream, &[0, 0, 0, 1])).await;
+        }
+        let due = got + 10;
+        while got < due {
+            let (kind, _, bytes) = raw.frame().await.unwrap();
+            assert_ne!(kind, GOAWAY);
+            got += if kind == DATA { bytes.len() } else { 0 };
+        }
+    }
+    for stream in [0].into_iter().chain((1..20).step_by(2)) {
+        raw.send(&frame(WINDOW_UPDATE, 0, stream, &[0, 16, 0, 0])).await;
+    }
+    while got < 10 * page.len() {
+        let (kind, _, bytes) = raw.frame().await.unwrap();
+        got += if kind == DATA { bytes.len() } else { 0 };
+    }
+    assert_eq!(ended(&gate, "write_stalled"), 0.0);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::Config;
 use unitgate::demo;
-use unitgate::handover::Predecessor;
+use unitgate::handover::{Predecessor, RelieveError};
 use unitgate::listener::{Given, Workers};
 use unitgate::reload::Source;
 use unitgate::server::{Server, Setting};
@@ -125,19 +125,19 @@ async fn serve(config: &Config, source: Source, mut setting: Setting) -> anyhow:
     let notifier = Arc::new(Notifier::from_env().context("NOTIFY_SOCKET can't be used")?);
     let lines = setting.lines.clone();
     let before = predecessor(config, &mut setting.given)?;
-    let server = Server::start(config, setting)?;
+    let is_heir = before.is_some();
+    let mut server = Server::start(config, setting)?;
     server.reload().from(source);
     announce(config, &server);
-    if let Some(before) = before {
-        match before.relieve() {
-            Ok(()) => info!("took over the listening sockets of the process before"),
-            Err(error) => warn!(%error, "the process before may go on serving; stop it"),
-        }
+    if let Err(error) = take_place(&mut server, before, &notifier) {
+        // Connections may have been accepted already.
+        server.leave().await;
+        return Err(error);
     }
-    notifier.ready(SERVING);
     let usec = std::env::var("WATCHDOG_USEC").ok();
-    let period =
-        systemd::watchdog_period(usec.as_deref(), std::env::var("WATCHDOG_PID").ok().as_deref());
+    // Where there was a process before, it may be named in what was inherited of it.
+    let pid = std::env::var("WATCHDOG_PID").ok().filter(|_| !is_heir);
+    let period = systemd::watchdog_period(usec.as_deref(), pid.as_deref());
     let pulse = server.pulse().clone();
     tokio::select! {
         () = live(server, signals, &notifier) => {}
@@ -146,6 +146,35 @@ async fn serve(config: &Config, source: Source, mut setting: Setting) -> anyhow:
     info!("stopped");
     lines.flush(LAST_WORDS);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the place of the process before, if there is one: it lets go, who comes after finds this one, and the
+/// service manager knows.
+fn take_place(
+    server: &mut Server,
+    before: Option<Predecessor>,
+    notifier: &Notifier,
+) -> anyhow::Result<()> {
+    let Some(mut before) = before else {
+        server.publish_offer()?;
+        notifier.ready(SERVING);
+        return Ok(());
+    };
+    let relieved = before.relieve();
+    match &relieved {
+        Ok(()) => info!("took over the listening sockets of the process before"),
+        Err(RelieveError::Taken) => return Ok(relieved?),
+        Err(error) => warn!(%error, "the process before may go on serving; stop it"),
+    }
+    if let Err(error) = server.publish_offer() {
+        warn!(%error, "a process that comes after will not find this one");
+    }
+    match relieved {
+        // The other one does not end before it hears that `before` is dropped: the service would end with it.
+        Ok(()) => notifier.took_over(SERVING),
+        Err(_) => notifier.ready(SERVING),
+    }
+    Ok(())
 }
 
 /// The signals that are heeded.
@@ -168,11 +197,11 @@ impl Signals {
 /// Serves until a signal or another process ends it, and leaves.
 async fn live(mut server: Server, signals: Signals, notifier: &Arc<Notifier>) {
     let Signals { mut end, mut interrupt, mut hangup } = signals;
-    loop {
+    let signal = loop {
         tokio::select! {
-            _ = end.recv() => break info!("SIGTERM: leaving; a second signal ends at once"),
-            _ = interrupt.recv() => break info!("SIGINT: leaving; a second signal ends at once"),
-            () = server.handed_over() => break tell_of_successor(&server),
+            _ = end.recv() => break Some("SIGTERM"),
+            _ = interrupt.recv() => break Some("SIGINT"),
+            () = server.handed_over() => break None,
             _ = hangup.recv() => {
                 let (reload, notifier) = (Arc::clone(server.reload()), Arc::clone(notifier));
                 // Beside this thread, which accepts connections; its outcome is told by itself.
@@ -183,8 +212,15 @@ async fn live(mut server: Server, signals: Signals, notifier: &Arc<Notifier>) {
                 }));
             }
         }
+    };
+    match signal {
+        Some(signal) => {
+            info!("{signal}: leaving; a second signal ends at once");
+            notifier.stopping("Leaving: finishing what is under way");
+        }
+        // The service goes on: its manager hears of it from the other one.
+        None => tell_of_successor(&server),
     }
-    notifier.stopping("Leaving: finishing what is under way");
     tokio::select! {
         _finished = server.leave() => {}
         _ = end.recv() => {}

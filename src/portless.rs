@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::caller::Callers;
 use crate::clock::{Clock, Dice};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::gateway::{Current, Gateway, Ground};
 use crate::listener;
 use crate::server::{self, Door, Setting, StartError};
@@ -24,7 +25,8 @@ use crate::upstream::{self, Dial, Upstreams};
 pub struct Portless {
     gateway: Current,
     telemetry: Arc<Telemetry>,
-    listen: config::Listen,
+    config: Arc<Config>,
+    callers: Callers,
     clock: Clock,
     dice: Dice,
     shutdown: Shutdown,
@@ -37,31 +39,49 @@ impl Portless {
     /// # Errors
     /// What can't be read or set up.
     pub fn new(config: &Config, setting: Setting, dial: Dial) -> Result<Self, StartError> {
-        let shutdown = Shutdown::new();
         let callers = server::callers(config)?;
         let telemetry = Arc::new(server::telemetry(config, &callers, &setting)?);
         let Setting { clock, dice, .. } = setting;
-        let ground = upstream::Ground {
+        Self::with(Arc::new(config.clone()), callers, telemetry, clock, dice, dial)
+    }
+
+    /// Another gateway of the same configuration, which remembers nothing of what this one saw. The two share
+    /// their clock and their telemetry: making that is most of the price of a gateway.
+    ///
+    /// # Errors
+    /// As at [`new`](Self::new).
+    pub fn afresh(&self, dice: Dice, dial: Dial) -> Result<Self, StartError> {
+        let (config, telemetry) = (Arc::clone(&self.config), Arc::clone(&self.telemetry));
+        Self::with(config, self.callers.clone(), telemetry, self.clock.clone(), dice, dial)
+    }
+
+    fn with(
+        config: Arc<Config>,
+        callers: Callers,
+        telemetry: Arc<Telemetry>,
+        clock: Clock,
+        dice: Dice,
+        dial: Dial,
+    ) -> Result<Self, StartError> {
+        let shutdown = Shutdown::new();
+        let of_upstreams = upstream::Ground {
             callers: config.limits.keys,
             clock: clock.clone(),
             dice: dice.clone(),
             dial: Some(dial),
         };
-        let upstreams = Upstreams::new(&config.upstream, &config.upstreams, ground)?;
-        let gateway = Gateway::new(
-            config,
-            Ground {
-                callers,
-                upstreams: Arc::new(upstreams),
-                telemetry: Arc::clone(&telemetry),
-                clock: clock.clone(),
-                dice: dice.clone(),
-                shutdown: shutdown.clone(),
-            },
-        );
-        let gateway = Current::new(gateway);
+        let upstreams = Upstreams::new(&config.upstream, &config.upstreams, of_upstreams)?;
+        let ground = Ground {
+            callers: callers.clone(),
+            upstreams: Arc::new(upstreams),
+            telemetry: Arc::clone(&telemetry),
+            clock: clock.clone(),
+            dice: dice.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let gateway = Current::new(Gateway::new(&config, ground));
         let door = Door::new(gateway.clone(), Arc::clone(&telemetry), clock.clone());
-        Ok(Self { gateway, telemetry, listen: config.listen.clone(), clock, dice, shutdown, door })
+        Ok(Self { gateway, telemetry, config, callers, clock, dice, shutdown, door })
     }
 
     /// Serves one connection of `peer` to its end.
@@ -72,7 +92,7 @@ impl Portless {
         let _tracked = self.shutdown.track();
         let (clock, dice) = (self.clock.clone(), self.dice.clone());
         let (shutdown, door) = (self.shutdown.clone(), self.door.clone());
-        listener::serve_one(stream, peer, &self.listen, clock, dice, shutdown, door).await;
+        listener::serve_one(stream, peer, &self.config.listen, clock, dice, shutdown, door).await;
     }
 
     /// The gateway itself.

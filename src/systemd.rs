@@ -53,6 +53,12 @@ impl Notifier {
         self.tell(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
+    /// Serving in place of the process that was the service's main one so far.
+    pub fn took_over(&self, status: &str) {
+        let pid = std::process::id();
+        self.tell(&format!("READY=1\nMAINPID={pid}\nSTATUS={}", one_line(status)));
+    }
+
     /// A reload begins; [`ready`](Self::ready) ends it, whether it succeeded or not.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
@@ -135,6 +141,9 @@ mod tests {
         let (_folder, socket, notifier) = manager();
         notifier.ready("serving\nREADY=0");
         assert_eq!(heard(&socket).unwrap(), "READY=1\nSTATUS=serving READY=0");
+        notifier.took_over("serving");
+        let pid = std::process::id();
+        assert_eq!(heard(&socket).unwrap(), format!("READY=1\nMAINPID={pid}\nSTATUS=serving"));
         notifier.reloading();
         let told = heard(&socket).unwrap();
         let usec = told.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();

@@ -112,7 +112,7 @@ impl Server {
         let admin = open_admin(config, given.admin, &reload, &telemetry, &shutdown)?;
         let pulse = workers.pulse(&shutdown);
         let door = Door::new(gateway.clone(), Arc::clone(&telemetry), clock.clone());
-        let offer = ports::offer(&config.listen, &sockets, admin.as_ref(), &shutdown)?;
+        let offer = ports::offer(&config.listen, &sockets, admin.as_ref(), &clock, &shutdown)?;
         let ground = listener::Ground {
             places: Places::new(most),
             workers,
@@ -158,6 +158,17 @@ impl Server {
     /// Whether the workers turn.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse
+    }
+
+    /// From here on a process that comes after finds this one, where that is configured. To be called once
+    /// the process before has let go.
+    ///
+    /// # Errors
+    /// `listen.handover` can't be had.
+    pub fn publish_offer(&mut self) -> Result<(), StartError> {
+        let Some(offer) = &mut self.offer else { return Ok(()) };
+        let published = offer.publish();
+        published.map_err(|cause| StartError::Handover { path: offer.path().to_owned(), cause })
     }
 
     /// Resolves once another process serves our sockets: nothing is accepted here any more then, and the

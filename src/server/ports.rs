@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::StartError;
 use crate::admin;
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::handover::Offer;
 use crate::listener::{self, Given};
@@ -30,15 +31,16 @@ pub(super) fn open_public(
     Ok((sockets, addresses.map_err(StartError::Socket)?))
 }
 
-/// Offers the sockets to a process that comes after, where that is configured.
+/// The offer of the sockets to a process that comes after, where that is configured.
 pub(super) fn offer(
     listen: &config::Listen,
     sockets: &[TcpListener],
     admin: Option<&admin::Running>,
+    clock: &Clock,
     shutdown: &Shutdown,
 ) -> Result<Option<Offer>, StartError> {
     let offered = listen.handover.as_deref().map(|path| {
-        Offer::at(path, sockets, admin.map(admin::Running::socket), shutdown)
+        Offer::at(path, sockets, admin.map(admin::Running::socket), clock.clone(), shutdown)
             .map_err(|cause| StartError::Handover { path: path.to_owned(), cause })
     });
     offered.transpose()

@@ -80,7 +80,7 @@ impl Access {
             line.word(ROUTE, route);
         }
         if let Some(view) = &self.target {
-            line.text(TARGET, &(view.0)(arrival.target));
+            line.text_within(TARGET, &(view.0)(arrival.target), LONGEST_TARGET);
         }
         if let Some(caller) = &facts.caller {
             line.word(CALLER, caller);
@@ -120,6 +120,9 @@ thread_local! {
     /// The line being formatted; kept, so that a request allocates nothing for it.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Bytes that are shown of a target: who asks may make one of many thousands.
+const LONGEST_TARGET: usize = 1 << 10;
 
 const REQUEST_ID: Ready = Ready { json: ",\"request_id\":", text: " request_id=" };
 const PEER: Ready = Ready { json: ",\"peer\":", text: " peer=" };

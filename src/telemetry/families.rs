@@ -88,6 +88,11 @@ impl NamedCounters {
             None => self.vec.with_label_values(&[value]).inc(),
         }
     }
+
+    /// How many were counted under the values of the list.
+    pub fn listed(&self) -> u64 {
+        self.known.iter().map(|(_, handle)| handle.get()).sum()
+    }
 }
 
 /// One counter per route and value of a closed label, where that route can have it.

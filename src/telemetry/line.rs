@@ -3,7 +3,7 @@
 //! *Invariants*
 //! 1. Whatever the values hold, a line is one line: every control byte is escaped.
 //! 2. A JSON line is valid JSON (RFC 8259); a text line is printable ASCII, so that no terminal obeys it.
-//! 3. A value is at most [`LONGEST`] bytes; what is cut off is marked.
+//! 3. A value is at most [`LONGEST`] bytes, or fewer where they are told; what is cut off is marked.
 //!
 //! *Why by hand:* every request writes one; this takes a tenth of what a serializer behind `tracing` does.
 
@@ -84,8 +84,13 @@ impl<'a> Line<'a> {
 
     /// A string.
     pub(crate) fn text(&mut self, name: impl Name, value: &str) {
+        self.text_within(name, value, LONGEST);
+    }
+
+    /// A string of which at most so many bytes are shown.
+    pub(crate) fn text_within(&mut self, name: impl Name, value: &str, most: usize) {
         self.name(name);
-        let (value, cut) = shortened(value);
+        let (value, cut) = shortened(value, most);
         match self.format {
             LogFormat::Json => json_string(self.out, value, cut),
             LogFormat::Text => text_value(self.out, value, cut),
@@ -206,12 +211,12 @@ fn digits(value: u64) -> [u8; 4] {
     [1_000, 100, 10, 1].map(|place| b'0' + u8::try_from(value / place % 10).unwrap_or_default())
 }
 
-/// At most [`LONGEST`] bytes of `value`, and what marks the cut.
-fn shortened(value: &str) -> (&str, &'static str) {
-    if value.len() <= LONGEST {
+/// At most so many bytes of `value`, and what marks the cut.
+fn shortened(value: &str, most: usize) -> (&str, &'static str) {
+    if value.len() <= most {
         return (value, "");
     }
-    let head = value.get(..value.floor_char_boundary(LONGEST));
+    let head = value.get(..value.floor_char_boundary(most));
     (head.unwrap_or_default(), "...")
 }
 
@@ -349,11 +354,11 @@ mod tests {
     #[test]
     fn a_long_value_is_cut_between_characters_and_marked() {
         let long = "é".repeat(LONGEST);
-        let (head, mark) = shortened(&long);
+        let (head, mark) = shortened(&long, LONGEST);
         assert_eq!((head.len(), mark), (LONGEST, "..."));
-        assert_eq!(shortened("short"), ("short", ""));
+        assert_eq!(shortened("short", 5), ("short", ""));
         let odd = format!("x{long}");
-        assert_eq!(shortened(&odd).0.len(), LONGEST - 1);
+        assert_eq!(shortened(&odd, LONGEST).0.len(), LONGEST - 1);
     }
 
     #[test]

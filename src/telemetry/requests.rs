@@ -53,6 +53,12 @@ impl RequestCounters {
             _ => series(&self.vec, &route.route, method, class, outcome).inc(),
         }
     }
+
+    /// How many were counted in the series that were foreseen: in all there are.
+    pub fn foreseen(&self) -> u64 {
+        let methods = self.routes.iter().flat_map(|route| &route.methods);
+        methods.flat_map(|(_, handles)| handles.iter().flatten()).map(IntCounter::get).sum()
+    }
 }
 
 impl MethodCounters {

@@ -23,7 +23,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -252,7 +252,7 @@ pub enum SetupError {
         path: PathBuf,
         /// What went wrong.
         #[source]
-        cause: rustls::pki_types::pem::Error,
+        cause: pem::Error,
     },
     /// `upstream.ca_file` holds no usable certificate.
     #[error("upstream.ca_file: {path} holds no usable certificate")]
@@ -283,8 +283,9 @@ pub(super) fn trusted(
     let mut roots = Roots { system, extra: 0 };
     if let Some(path) = ca_file {
         let unreadable = |cause| SetupError::CaFile { path: path.to_owned(), cause };
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let bytes = config::read_file(path).map_err(|cause| unreadable(pem::Error::Io(cause)))?;
+        let certificates = CertificateDer::pem_slice_iter(&bytes)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(unreadable)?;
         (roots.extra, _) = store.add_parsable_certificates(certificates);
         if roots.extra == 0 {

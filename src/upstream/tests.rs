@@ -698,6 +698,21 @@ fn url(host: &str) -> Uri {
 }
 
 #[test]
+fn no_more_than_a_mebibyte_is_read_of_a_ca_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let ca = Authority::new().file();
+    std::fs::copy(ca.path(), file.path()).unwrap();
+    let limits = config::Upstream { ca_file: Some(file.path().to_owned()), ..limits() };
+    let made = || Upstreams::new(&limits, &BTreeMap::new(), ground(Clock::real()));
+    let length = |bytes| file.as_file().set_len(bytes).unwrap();
+    length(1 << 20);
+    assert!(made().is_ok());
+    length((1 << 20) + 1);
+    let Err(SetupError::CaFile { cause, .. }) = made() else { panic!("it was read") };
+    assert!(matches!(cause, rustls::pki_types::pem::Error::Io(_)), "{cause}");
+}
+
+#[test]
 fn every_kind_of_failure_has_a_label_of_its_own() {
     let kinds: std::collections::BTreeSet<_> = UpstreamError::KINDS.into_iter().collect();
     assert_eq!(kinds.len(), UpstreamError::KINDS.len());

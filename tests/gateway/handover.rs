@@ -5,15 +5,26 @@
 //!    connections and on kept ones; a client that has only just connected is answered.
 //! 2. Both can be asked for metrics and readiness meanwhile.
 //! 3. Until the new one serves, the old one goes on as if nothing had happened.
-//! 4. Two processes share a port only where that is configured, each with an operators' port of its own.
+//! 4. Nobody who asks holds up another; of several the first that serves takes over, and the others are told.
+//! 5. At every moment the path leads to a process that serves.
+//! 6. Two processes share a port only where that is configured, each with an operators' port of its own.
 
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use unitgate::clock::Clock;
+use unitgate::handover::{Offer, Predecessor, RelieveError};
 use unitgate::shutdown::Shutdown;
 
 use crate::support::{Process, UNIT, Upstream, Wire, configuration, fetch, token};
@@ -215,4 +226,160 @@ async fn two_processes_share_a_port_only_where_configured() {
     first.signal("TERM");
     assert_eq!(first.ended().await.code(), Some(0));
     assert_eq!(fetch(second.address(), "/nowhere", &[]).await.status, 404);
+}
+
+/// A socket that listens, for an offer that nobody serves.
+fn listening() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap()
+}
+
+/// An offer of these sockets, not published yet.
+fn offer(path: &Path, sockets: &[TcpListener], shutdown: &Shutdown) -> Offer {
+    let clock = Clock::steered(Duration::ZERO);
+    Offer::at(path, sockets, None, clock, shutdown).unwrap()
+}
+
+/// Waits beside the runtime, as another process would.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// How many sockets the process at `path` gives.
+async fn given(path: &Path) -> Option<(Predecessor, usize)> {
+    let path = path.to_owned();
+    let asked = apart(move || Predecessor::ask(&path).unwrap()).await;
+    asked.map(|(before, given)| (before, given.public.len()))
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_is_slow_holds_up_nobody() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let more = handing_over(folder.path());
+    let mut old = Process::start(upstream.address(), &more, &[]).await;
+    let path = folder.path().join("handover");
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    let mut slow = UnixStream::connect(&path).await.unwrap();
+    slow.write_all(b"unitgate handover 1\n\n").await.unwrap();
+    assert!(slow.read(&mut [0; 64]).await.unwrap() > 0);
+    let mut new = Process::start(upstream.address(), &more, &[]).await;
+    new.logged(TAKEN_OVER).await;
+    old.logged(LEAVING).await;
+    // Told nothing: it may ask again, whoever is there now.
+    drop(silent.read(&mut [0; 64]).await.inspect(|read| assert_eq!(*read, 0)));
+    let mut word = [0; 6];
+    slow.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"taken\n");
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_hung_up_on_within_a_second_or_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let shutdown = Shutdown::new();
+    let mut old = offer(&path, &[listening()], &shutdown);
+    old.publish().unwrap();
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    let heard = timeout(Duration::from_secs(10), silent.read(&mut [0; 64])).await;
+    assert_eq!(heard.expect("it is kept for longer").unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_slower_one_of_two_new_processes_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let shutdown = Shutdown::new();
+    let mut old = offer(&path, &[listening()], &shutdown);
+    old.publish().unwrap();
+    let (mut slow, _) = given(&path).await.unwrap();
+    let (mut fast, _) = given(&path).await.unwrap();
+    let relieved = Shutdown::new().spawn(apart(move || (fast.relieve(), fast)));
+    old.taken().await.release();
+    assert!(relieved.await.unwrap().0.is_ok());
+    let relieved = apart(move || slow.relieve()).await;
+    assert!(matches!(relieved, Err(RelieveError::Taken)), "{relieved:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_was_too_slow_leaves_with_a_message() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let slow = Process::run(&configuration(upstream.address(), &handing_over(folder.path())), &[]);
+    apart(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 21]).unwrap();
+        let socket = listening();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets = [socket.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&sockets)));
+        let words = IoSlice::new(b"unitgate handover 1\n\npublic");
+        sendmsg(&stream, &[words], &mut control, SendFlags::empty()).unwrap();
+        stream.read_exact(&mut [0; 6]).unwrap();
+        stream.write_all(b"taken\n").unwrap();
+    })
+    .await;
+    assert_eq!(slow.ended().await.code(), Some(1), "{}", slow.log());
+    assert!(slow.errors().contains("another new process took over"), "{}", slow.log());
+    // It has left nothing but what was there.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn the_path_leads_to_the_old_process_until_it_has_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let shutdown = Shutdown::new();
+    let mut old = offer(&path, &[listening()], &shutdown);
+    old.publish().unwrap();
+    // One that ends before it has taken over leaves the path as it is, and nothing beside it.
+    let dying = offer(&path, &[listening(), listening()], &shutdown);
+    assert_eq!(given(&path).await.unwrap().1, 1);
+    drop(dying);
+    assert_eq!(given(&path).await.unwrap().1, 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let mut new = offer(&path, &[listening(), listening()], &shutdown);
+    new.publish().unwrap();
+    assert_eq!(given(&path).await.unwrap().1, 2);
+}
+
+#[tokio::test]
+async fn the_old_process_is_there_until_the_new_one_has_settled_and_turns_others_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let (first, second) = (Shutdown::new(), Shutdown::new());
+    let mut old = offer(&path, &[listening()], &first);
+    old.publish().unwrap();
+    let (mut before, _) = given(&path).await.unwrap();
+    let relieved = Shutdown::new().spawn(apart(move || (before.relieve(), before)));
+    old.taken().await.release();
+    let (relieved, before) = relieved.await.unwrap();
+    relieved.unwrap();
+    let mut between = UnixStream::connect(&path).await.expect("there is somebody");
+    assert_eq!(first.tracked(), 1, "the old one may end");
+    let mut new = offer(&path, &[listening(), listening()], &second);
+    new.publish().unwrap();
+    drop(before);
+    first.idle().await;
+    assert!(!between.read(&mut [0; 1]).await.is_ok_and(|read| read > 0));
+    assert_eq!(given(&path).await.unwrap().1, 2);
+}
+
+#[tokio::test]
+async fn whoever_is_hung_up_on_asks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let leaving = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let shutdown = Shutdown::new();
+    let mut new = offer(&path, &[listening(), listening()], &shutdown);
+    let asking = Shutdown::new().spawn({
+        let path = path.clone();
+        async move { given(&path).await }
+    });
+    let (stream, _) = apart(move || leaving.accept().unwrap()).await;
+    new.publish().unwrap();
+    drop(stream);
+    assert_eq!(asking.await.unwrap().unwrap().1, 2);
 }

@@ -36,7 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("admin", &["cache", "clock", "fields", "telemetry"]),
     // Connections: knows no gateway.
     ("listener", &["clock", "config", "shutdown"]),
-    ("handover", &["listener", "shutdown"]),
+    ("handover", &["clock", "listener", "shutdown", "telemetry"]),
     // The request path.
     (
         "gateway",

@@ -107,6 +107,22 @@ async fn a_refusal_tells_its_code_and_whose_fault_it_is() {
 }
 
 #[tokio::test]
+async fn of_a_long_target_a_kibibyte_is_shown_and_the_cut_is_marked() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |config| config.listen.target_size = 16 << 10);
+    let shown = async |length: usize| {
+        let target = format!("{UNIT}?page=");
+        let target = format!("{target}{}", "1".repeat(length - target.len()));
+        gate.client("alice").get(&target).await;
+        (last(&gate)["target"].as_str().unwrap().to_owned(), target)
+    };
+    let (short, target) = shown(1024).await;
+    assert_eq!(short, target);
+    let (long, target) = shown(9000).await;
+    assert_eq!(long, format!("{}...", target.get(..1024).unwrap()));
+}
+
+#[tokio::test]
 async fn a_client_that_left_has_a_line_without_a_status() {
     let upstream = Upstream::start().await;
     let mut gate = Gate::start(&upstream, |_| ());

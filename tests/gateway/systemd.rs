@@ -5,6 +5,7 @@
 //! 2. What is no listening TCP socket is a message and an end, not a guess.
 //! 3. A restart with passed sockets loses no connection.
 //! 4. It is told of readiness, reload, stop, and life; over a path or an abstract name.
+//! 5. After a hand-over it is told which process is the main one now, and of no stop.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -153,6 +154,31 @@ async fn the_manager_is_told_of_readiness_reload_and_stop() {
         assert!(next(&manager).await.starts_with("STOPPING=1\n"));
         assert_eq!(gate.ended().await.code(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn after_a_hand_over_the_new_process_is_the_main_one_and_the_old_one_stops_nothing() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let more = format!("listen.handover = \"{}\"", folder.path().join("handover").display());
+    let told = ("NOTIFY_SOCKET", path.to_str().unwrap());
+    let old = Process::run(&configuration(upstream.address(), &more), &[told]);
+    assert!(next(&manager).await.starts_with("READY=1\nSTATUS="));
+    // What it inherits names the old one.
+    let inherited = old.pid().to_string();
+    let watchdog = [("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", &inherited)];
+    let env = [told, watchdog[0], watchdog[1]];
+    let new = Process::run(&configuration(upstream.address(), &more), &env);
+    let main = format!("READY=1\nMAINPID={}\nSTATUS=", new.pid());
+    let heard = next(&manager).await;
+    assert!(heard.starts_with(&main), "{heard}");
+    assert_eq!(old.ended().await.code(), Some(0));
+    assert_eq!(any(&manager).await, "WATCHDOG=1");
+    new.signal("HUP");
+    assert!(next(&manager).await.starts_with("RELOADING=1\n"));
+    assert!(next(&manager).await.starts_with("READY=1\nSTATUS="));
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@
 //! ```
 #![cfg(test)]
 
+#[path = "../common/capture.rs"]
+mod capture;
 mod client;
 #[path = "../common/http1.rs"]
 mod http1;

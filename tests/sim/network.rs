@@ -18,6 +18,7 @@ use unitgate::server::Setting;
 use unitgate::telemetry::{Lines, diagnostics};
 use unitgate::upstream::Dial;
 
+use crate::capture::Capture;
 use crate::client::Caller;
 use crate::tap::Tap;
 use crate::world::{
@@ -183,7 +184,7 @@ impl Stage {
     /// Claims 4 and 5 of the whole run.
     fn check_records(&self, log: &Capture) {
         assert!(self.lines.flush(Duration::from_secs(10)), "the log could not be written");
-        let log = String::from_utf8(log.0.lock().clone()).unwrap();
+        let log = log.take();
         let mut world = self.world.lock();
         for name in CALLERS.iter().chain(&["nobody"]) {
             if log.contains(&key(name)) || log.contains(&token(name)) {
@@ -372,19 +373,4 @@ fn sum(scrape: &str, name: &str) -> f64 {
     let series = scrape.lines().filter_map(|line| line.strip_prefix(name));
     let values = series.filter(|rest| rest.starts_with([' ', '{']));
     values.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
-}
-
-/// Where the log goes.
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Capture {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -9,6 +9,8 @@
 //! *Why not* in the sources, beside the rules? The fuzzers see the library from outside, as these tests do.
 
 mod cache_status;
+#[path = "../../common/capture.rs"]
+mod capture;
 mod dates;
 mod directives;
 mod json;

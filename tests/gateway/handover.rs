@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use unitgate::clock::Clock;
@@ -371,14 +371,15 @@ async fn the_old_process_is_there_until_the_new_one_has_settled_and_turns_others
 async fn whoever_is_hung_up_on_asks_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("handover");
-    let leaving = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let leaving = UnixListener::bind(&path).unwrap();
     let shutdown = Shutdown::new();
     let mut new = offer(&path, &[listening(), listening()], &shutdown);
     let asking = Shutdown::new().spawn({
         let path = path.clone();
         async move { given(&path).await }
     });
-    let (stream, _) = apart(move || leaving.accept().unwrap()).await;
+    let asked = timeout(Duration::from_secs(10), leaving.accept()).await;
+    let (stream, _) = asked.expect("it asked another one").unwrap();
     new.publish().unwrap();
     drop(stream);
     assert_eq!(asking.await.unwrap().unwrap().1, 2);

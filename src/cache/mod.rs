@@ -377,4 +377,4 @@ fn weight(key: &CacheKey, slot: &Slot) -> u32 {
 
 /// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
 /// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.
-const ENTRY_OVERHEAD: usize = 580;
+const ENTRY_OVERHEAD: usize = 480;

@@ -130,6 +130,10 @@ async fn serve(config: &Config, source: Source, mut setting: Setting) -> anyhow:
     server.reload().from(source);
     announce(config, &server);
     if let Err(error) = take_place(&mut server, before, &notifier) {
+        if is_heir {
+            // Another one serves these sockets, and its readiness is not to be answered by us.
+            server.stand_aside();
+        }
         // Connections may have been accepted already.
         server.leave().await;
         return Err(error);

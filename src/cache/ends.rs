@@ -3,7 +3,7 @@
 //! *Invariants*
 //! 1. An end is seen by whoever looks after it, and is never forgotten: what it would take to remember one more
 //!    is bought by ending the oldest known of its bucket for all that share the bucket.
-//! 2. Two subjects whose hashes share 36 bits can't be told apart: then one end too many is seen, which costs
+//! 2. Two subjects whose hashes share 37 bits can't be told apart: then one end too many is seen, which costs
 //!    a request. The hash is seeded, so that nobody can look for such a pair.
 //! 3. Looking takes no lock.
 //!
@@ -63,10 +63,11 @@ impl Ends {
         let mut last = Last::default();
         for known in &bucket.known {
             let known = known.load(Ordering::Acquire);
+            // What is free has the number 0, and may look like a mark.
             if known & MARK == hard {
-                last.hard = known >> MARK_BITS;
+                last.hard = last.hard.max(known >> MARK_BITS);
             } else if known & MARK == soft {
-                last.soft = known >> MARK_BITS;
+                last.soft = last.soft.max(known >> MARK_BITS);
             }
         }
         // After them: what took the place of a forgotten one was written after the floor.
@@ -125,8 +126,8 @@ impl fmt::Debug for Ends {
     }
 }
 
-/// 57,344 ends are known apart, in 512 KiB.
-const BUCKETS: usize = 1 << 13;
+/// 114,688 ends are known apart, in 1 MiB.
+const BUCKETS: usize = 1 << 14;
 const WAYS: usize = 7;
 /// 23 bits of the hash, and the strength. The number above them lasts for a thousand years of thirty ends a
 /// second.
@@ -158,9 +159,17 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_whose_mark_is_that_of_what_is_free_is_ended_too() {
+        let (ends, subject) = (Ends::new(), Subject(1 << 32));
+        assert_eq!(subject.mark(Strength::Soft), 0);
+        ends.end(subject, Strength::Soft, 3);
+        assert_eq!(ends.of(subject), Last { hard: 0, soft: 3 });
+    }
+
+    #[test]
     fn no_end_is_forgotten_however_many_there_are() {
         let ends = Ends::new();
-        let most = 4 * u64::try_from(BUCKETS * WAYS).unwrap();
+        let most = 3 * u64::try_from(BUCKETS * WAYS).unwrap();
         for number in 1..=most {
             let strength = if number % 2 == 0 { Strength::Hard } else { Strength::Soft };
             ends.end(ends.subject(number), strength, number);

@@ -63,9 +63,7 @@ pub struct Generations(Arc<History>);
 
 #[derive(Debug)]
 struct History {
-    /// How many ends were begun: the number of the last one.
-    begun: AtomicU64,
-    /// How many ends can be seen.
+    /// The number of the last end that can be seen.
     told: AtomicU64,
     /// One at a time.
     ending: Mutex<()>,
@@ -117,7 +115,6 @@ impl Record {
 impl Default for Generations {
     fn default() -> Self {
         Self(Arc::new(History {
-            begun: AtomicU64::new(0),
             told: AtomicU64::new(0),
             ending: Mutex::default(),
             all: Record::default(),
@@ -137,8 +134,9 @@ impl Generations {
         unit: Option<&str>,
         target: &str,
     ) -> Stamp {
-        // First: who is ended while the rest is looked up is ended after this.
-        let at = self.0.begun.load(Ordering::Acquire);
+        // First: what is ended while the rest is looked up is ended after this. And only what can be seen: what
+        // was ended before this is found ended by whoever holds it.
+        let at = self.0.told.load(Ordering::Acquire);
         Stamp {
             at,
             caller: caller.map(|id| self.of(Whose { id, family })),
@@ -150,7 +148,7 @@ impl Generations {
 
     /// What happened since a stamp was taken. Where nothing at all was ended since the last look, without another.
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
-        // Counted after it is noted: who sees the count sees the end.
+        // Told after it is noted: who sees the number sees the end.
         let told = self.0.told.load(Ordering::Acquire);
         if stamp.current_at.is(told) {
             return Verdict::Current;
@@ -195,7 +193,7 @@ impl Generations {
         if live.is_some() && of.is_none() {
             return false;
         }
-        let number = self.0.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let number = self.0.told.load(Ordering::Relaxed) + 1;
         match (scope, of) {
             (Scope::Unit(subject) | Scope::Target(subject), _) => {
                 self.0.ends.end(*subject, strength, number);
@@ -203,7 +201,7 @@ impl Generations {
             (_, Some(of)) => of.record.end(strength, number),
             (_, None) => self.0.all.end(strength, number),
         }
-        self.0.told.fetch_add(1, Ordering::AcqRel);
+        self.0.told.store(number, Ordering::Release);
         true
     }
 
@@ -293,7 +291,7 @@ pub struct Stamp {
     current_at: Moment,
 }
 
-/// A count of ends, one more than it; 0 = none.
+/// The number of an end, one more than it; 0 = none.
 #[derive(Debug, Default)]
 struct Moment(AtomicU64);
 

@@ -160,7 +160,7 @@ fn process(config: &Config, told: &mut Vec<String>) {
         ));
     }
     told.push(format!(
-        "memory: plan for about {} MiB, of which the cache counts {}; bodies under way come on top, {} MiB at most (upstream.max_buffered)",
+        "memory: plan for about {} MiB, of which the cache counts {}; bodies under way come on top, about {} MiB at most (upstream.max_buffered)",
         memory(config) >> 20,
         config.cache.max_bytes >> 20,
         config.upstream.max_buffered >> 20,

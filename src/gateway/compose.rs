@@ -298,8 +298,9 @@ fn is_utf8(fields: &HeaderMap) -> bool {
         })
 }
 
-/// A strong validator over the masked bytes (RFC 9110 §8.8.1), the same in every process. Whoever could make up two
-/// bodies of one hash is the upstream, which has simpler ways to keep an old answer alive.
+/// A strong validator over the masked bytes (RFC 9110 §8.8.1), the same in every process. No cryptographic hash: who
+/// writes what a unit's answer shows could make up two contents with one tag, and win that those who hold the one
+/// are not told of the other, of his own.
 fn etag_over(body: &Masked) -> HeaderValue {
     let hash = XxHash3_128::oneshot(body.bytes()).to_be_bytes();
     let mut tag = [b'"'; 2 + 2 * size_of::<u128>()];

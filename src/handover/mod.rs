@@ -3,8 +3,9 @@
 //! ```text
 //!  new ── connects to listen.handover, says HELLO ──────► old
 //!      ◄── HELLO with the sockets' names, and the sockets ──
-//!      ── "ready", once it serves ──────────────────────►       from here both accept from one backlog
-//!      ◄── "yours" ── old closes its own ──────────────────      or "taken": another one was first
+//!      ── "ready", once it can accept ──────────────────►
+//!      ◄── "yours" ── old accepts no more ─────────────────      or "taken": another one was first
+//!         accepts from the same backlog
 //!      ── moves its own socket to listen.handover, ─────►
 //!         tells the service manager, hangs up                   old may exit
 //! ```

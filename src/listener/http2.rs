@@ -29,9 +29,10 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::connection::{FAREWELL, Port};
+use super::framed::Framed;
 use super::io::{Alarm, Patience, TICK};
 use super::line::Line;
-use super::pulse::{Answered, End, Framed, Pulse};
+use super::pulse::{Answered, End, Pulse};
 use super::{Ahead, Handler, Refused};
 use crate::config;
 
@@ -77,7 +78,8 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
         }
     });
     let framed = Framed::new(stream, Arc::clone(pulse), port.control_frames);
-    let mut connection = pin!(port.http2.serve_connection(TokioIo::new(framed), service));
+    let serving = port.http2.serve_connection(TokioIo::new(framed.clone()), service);
+    let mut connection = pin!(serving);
     let mut alarm = Alarm::new(&port.patience);
     let mut drain_began = pin!(port.drain.began.notified());
     let mut parting = None::<Parting>;
@@ -88,6 +90,9 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
             if let Poll::Ready(served) = connection.as_mut().poll(cx) {
                 return Poll::Ready(judge(served, pulse).or_else(|| told(parting)));
             }
+            if let Poll::Ready(Err(_gone)) = framed.send(cx) {
+                return Poll::Ready(Some(Refused::Aborted));
+            }
             if parting.is_none() && (port.draining() || pulse.is_worn()) {
                 parting = Some(Parting::new());
                 connection.as_mut().graceful_shutdown();
@@ -97,7 +102,7 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
                 // A request that crosses the end is to know that it was not worked on (RFC 9113 §6.8).
                 Some(End::InOrder(why)) => {
                     let begun = parting.unwrap_or_else(Parting::new);
-                    parting = Some(begun.because(why, &port.patience));
+                    parting = Some(Parting { why: Some(why), ..begun });
                     connection.as_mut().graceful_shutdown();
                 }
                 Some(End::AtOnce(why)) => return Poll::Ready(Some(why)),
@@ -122,23 +127,11 @@ struct Parting {
     told: Instant,
     /// What ends the connection, if it is not in order.
     why: Option<Refused>,
-    /// When what is under way is cut.
-    until: Instant,
 }
 
 impl Parting {
     fn new() -> Self {
-        let told = Instant::now();
-        Self { told, why: None, until: told + LONGEST_PARTING }
-    }
-
-    /// It leaves an answer, or has left us.
-    fn because(self, why: Refused, patience: &Patience) -> Self {
-        let until = match why {
-            Refused::WriteStalled => self.until.min(Instant::now() + patience.write),
-            _ => self.until,
-        };
-        Self { why: Some(why), until, ..self }
+        Self { told: Instant::now(), why: None }
     }
 }
 
@@ -153,12 +146,17 @@ fn end(
     let (mut at, mut how) = pulse.deadline(patience).unzip();
     if let Some(parting) = parting {
         let stalled = parting.why == Some(Refused::WriteStalled);
+        let longest = parting.told + LONGEST_PARTING;
         // Who was told to leave and has nothing under way may have left without a word, and who never
         // confirms that it was told could go on asking for ever.
-        let (until, last) = if pulse.is_idle() {
-            (parting.told + FAREWELL, None)
-        } else {
-            (parting.until, stalled.then_some(End::AtOnce(Refused::WriteStalled)))
+        let (until, last) = match (at, how) {
+            _ if pulse.is_idle() => (parting.told + FAREWELL, None),
+            // What is left for as long again is cut. If it moves meanwhile, its time begins anew.
+            (Some(left), Some(End::InOrder(Refused::WriteStalled))) if stalled => {
+                let until = longest.min(left + patience.write);
+                (until, Some(End::AtOnce(Refused::WriteStalled)))
+            }
+            _ => (longest, None),
         };
         let known = matches!(how, Some(End::InOrder(why)) if stalled || why == Refused::Idle);
         if known || at.is_none_or(|at| at > until) {

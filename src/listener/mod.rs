@@ -25,6 +25,7 @@ mod answers;
 mod bind;
 mod connection;
 mod entrance;
+mod framed;
 mod frames;
 mod framing;
 mod given;

@@ -2,7 +2,7 @@
 //!
 //! *Invariants*
 //! 1. A stream counts as open until its request is answered or given up, and as unread until the last byte
-//!    of its answer has gone to the kernel, or it was reset.
+//!    of its answer is on its way to the kernel, or it was reset.
 //! 2. Whoever takes nothing of any answer stalls, whatever else it sends; so does who takes nothing of one
 //!    while the connection has room for it, whatever it takes of others.
 //!
@@ -10,7 +10,6 @@
 //! answer waits for its turn, and a client on a slow line has done nothing wrong.
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -19,14 +18,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Refused;
 use super::answers::Answers;
 use super::frames::Frames;
 use super::io::{Patience, TICK, Ticks};
-use super::line::Line;
 use super::room::Room;
 use super::wear::Wear;
 
@@ -49,6 +46,8 @@ pub(super) struct Pulse {
     head: AtomicU64,
     heads: AtomicU64,
     requests: AtomicU64,
+    /// Something that was written has not gone to the kernel.
+    gathered: AtomicBool,
     flooded: AtomicBool,
     reset: AtomicBool,
 }
@@ -68,6 +67,7 @@ impl Pulse {
             head: AtomicU64::new(0),
             heads: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            gathered: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             reset: AtomicBool::new(false),
         }
@@ -81,9 +81,11 @@ impl Pulse {
         Working(Arc::clone(self))
     }
 
-    /// Whether no stream is open.
+    /// Whether no stream is open, and nothing of any is to go out.
     pub(super) fn is_idle(&self) -> bool {
-        self.open.load(Relaxed) == 0 && self.unread.load(Relaxed) == 0
+        self.open.load(Relaxed) == 0
+            && self.unread.load(Relaxed) == 0
+            && !self.gathered.load(Relaxed)
     }
 
     /// Whether the connection has had its share and is to end in order.
@@ -144,8 +146,56 @@ impl Pulse {
         self.taken.store(self.ticks.now(), Relaxed);
     }
 
-    fn wrote(&self, pending: bool) {
+    /// Of what was on its way from `since` on, something went to the kernel: progress of the answers, if any of
+    /// it is theirs.
+    pub(super) fn moved(&self, since: u64) {
+        if self.taken.load(Relaxed) >= since {
+            self.took();
+        }
+    }
+
+    /// Something is to go to the kernel.
+    pub(super) fn gathers(&self) {
+        self.gathered.store(true, Relaxed);
+    }
+
+    /// All that gathered from `since` on has gone to the kernel. Answers to a PING keep no connection.
+    pub(super) fn drained(&self, since: u64) {
+        if self.gathered.swap(false, Relaxed) && self.taken.load(Relaxed) >= since {
+            self.since.store(self.ticks.now(), Relaxed);
+        }
+    }
+
+    /// A write to the kernel was tried.
+    pub(super) fn wrote(&self, pending: bool) {
         self.room.wrote(pending, self.ticks.now());
+    }
+
+    /// Whether the connection is to be closed with a reset.
+    pub(super) fn resets(&self) -> bool {
+        self.reset.load(Relaxed)
+    }
+
+    /// The tick.
+    pub(super) fn now(&self) -> u64 {
+        self.ticks.now()
+    }
+
+    /// Reads `fresh` bytes of the client along; whether it may go on.
+    pub(super) fn read_along(&self, frames: &mut Frames, fresh: &[u8]) -> bool {
+        let now = self.ticks.now();
+        let flood = frames.read(fresh, now).is_err();
+        self.heads.store(frames.heads(), Relaxed);
+        self.room.opened(frames.take_opened(), now);
+        if !frames.in_head() {
+            self.head.store(0, Relaxed);
+        } else if self.head.load(Relaxed) == 0 {
+            self.head.store(now, Relaxed);
+        }
+        if flood {
+            self.flooded.store(true, Relaxed);
+        }
+        !flood
     }
 }
 
@@ -270,102 +320,6 @@ impl Buf for Piece {
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         self.unread.took(count);
-    }
-}
-
-/// A stream whose frames are read along, and whose writes are noted.
-pub(super) struct Framed {
-    stream: Line,
-    pulse: Arc<Pulse>,
-    frames: Frames,
-}
-
-impl Framed {
-    pub(super) fn new(stream: Line, pulse: Arc<Pulse>, control_frames: u32) -> Self {
-        let frames = Frames::new(control_frames, pulse.ticks.now());
-        Self { stream, pulse, frames }
-    }
-
-    fn received(&mut self, fresh: &[u8]) -> io::Result<()> {
-        let pulse = &self.pulse;
-        let now = pulse.ticks.now();
-        let flood = self.frames.read(fresh, now).is_err();
-        pulse.heads.store(self.frames.heads(), Relaxed);
-        pulse.room.opened(self.frames.take_opened(), now);
-        if !self.frames.in_head() {
-            pulse.head.store(0, Relaxed);
-        } else if pulse.head.load(Relaxed) == 0 {
-            pulse.head.store(now, Relaxed);
-        }
-        if flood {
-            pulse.flooded.store(true, Relaxed);
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        Ok(())
-    }
-
-    fn wrote(&mut self, wrote: &Poll<io::Result<usize>>) {
-        self.pulse.wrote(wrote.is_pending());
-        if let Poll::Ready(Ok(wrote)) = wrote {
-            self.frames.sent(*wrote);
-        }
-    }
-}
-
-impl Drop for Framed {
-    fn drop(&mut self) {
-        if self.pulse.reset.load(Relaxed) {
-            self.stream.reset_on_close();
-        }
-    }
-}
-
-impl AsyncRead for Framed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        Poll::Ready(self.received(buffer.filled().get(before..).unwrap_or_default()))
-    }
-}
-
-impl AsyncWrite for Framed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(&wrote);
-        wrote
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        // Under TLS a write may be done whose bytes only a flush brings out.
-        self.pulse.wrote(flushed.is_pending());
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.wrote(&wrote);
-        wrote
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

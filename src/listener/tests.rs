@@ -800,6 +800,56 @@ async fn of_two_answers_the_one_that_is_left_ends_the_connection_and_the_other_h
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_moves_again_after_goaway_is_not_cut() {
+    let write = Duration::from_secs(30);
+    let mut two = Two::new(config::Listen { write, ..speaks_http2() }, 1 << 16).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    two.send(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    for stream in [1, 3] {
+        two.ask(stream, "/page").await;
+    }
+    let mut left = false;
+    for _second in 0..200 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // The second one is left until that is told.
+        for stream in if left { &[1, 3][..] } else { &[1] } {
+            two.send(WINDOW_UPDATE, 0, *stream, &[0, 0, 0, 1]).await;
+            loop {
+                match two.frame().await.expect("it is not cut") {
+                    (DATA, came, _) if came == *stream => break,
+                    (GOAWAY, ..) => left = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_pings_is_idle() {
+    let idle = Duration::from_secs(10);
+    let mut two = Two::new(config::Listen { idle, ..speaks_http2() }, 1 << 16).await;
+    two.ask(1, "/one").await;
+    two.until(DATA).await;
+    let began = Instant::now();
+    let ping = 6;
+    while began.elapsed() < 3 * idle {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if two
+            .stream
+            .write_all(&[0, 0, 8, ping, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+            .await
+            .is_err()
+        {
+            break;
+        }
+        while two.frame().await.is_some_and(|(kind, ..)| kind != ping) {}
+    }
+    assert!((10..=13).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn on_a_slow_line_answers_wait_for_their_turn() {
     let write = Duration::from_secs(10);
     let mut two = Two::new(config::Listen { write, ..speaks_http2() }, 256).await;

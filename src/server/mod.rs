@@ -178,11 +178,17 @@ impl Server {
         let Some(offer) = &mut self.offer else { return std::future::pending().await };
         let successor = offer.taken().await;
         self.offer = None;
+        self.stand_aside();
+        successor.release();
+    }
+
+    /// Leaves the sockets to another process that serves them: nothing is accepted here any more, and operators
+    /// are answered at a free port. To be followed by [`leave`](Self::leave).
+    pub fn stand_aside(&mut self) {
         if let Some(Err(error)) = self.admin.as_mut().map(admin::Running::move_aside) {
             warn!(%error, "no other port for operators; both processes answer at the old one");
         }
         self.shutdown.enter(Phase::Closing);
-        successor.release();
     }
 
     /// Leaves in order: readiness off, the configured delay, no more connections, what is in flight

@@ -7,8 +7,8 @@
 //!    other for ever.
 //! 3. A share comes back when it is dropped, also by an exchange that was given up.
 //! 4. Of a room that was made smaller nothing is given out before so much has come back: what is out is
-//!    counted whatever the limits were when it was taken.
-//!
+//!    counted whatever the limits were when it was taken. Who waits for more than the smaller room has fails at
+//!    the end of its wait.
 //! 5. Bodies of requests, held until their answers are here, have at most half of it between them: answers
 //!    never wait for nothing but each other's requests. That one exchange waits here twice can hold it up for
 //!    twice the bounded time, and no longer.
@@ -144,6 +144,9 @@ impl Room {
         let size = self.size.lock();
         // What is larger than the room takes all of it.
         let more = units(bytes).min(size.units).saturating_sub(share.units);
+        if more == 0 {
+            return Ok(());
+        }
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let permit = self.free.try_acquire_many(more).ok().filter(|_| size.owed == 0);
         permit.ok_or(more)?.forget();
@@ -248,6 +251,16 @@ mod tests {
         assert_eq!(room.out(), 4 * UNIT);
         drop(late);
         assert_eq!((room.out(), room.free.available_permits()), (0, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_all_of_a_room_made_smaller_goes_on_with_it() {
+        let room = room(10);
+        let mut share = Share::default();
+        room.grow(&mut share, 6 * UNIT, WAIT, later()).await.unwrap();
+        room.resize(4 * UNIT);
+        room.grow(&mut share, 7 * UNIT, WAIT, later()).await.unwrap();
+        assert_eq!(room.out(), 6 * UNIT);
     }
 
     #[tokio::test(start_paused = true)]

@@ -161,6 +161,9 @@ impl Gate {
     fn new(dial: Dial) -> Self {
         FIRST.with(|(first, lines, log)| {
             let portless = first.afresh(Dice::seeded(1), dial).unwrap();
+            // Where an input failed, its lines are still there.
+            assert!(lines.flush(Duration::from_secs(10)));
+            drop(log.take());
             let before = counted(&portless);
             Self { portless, lines: lines.clone(), log: log.clone(), before }
         })

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import grp
+import itertools
 import os
 import pathlib
 import pwd
@@ -16,6 +17,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # What the shipped configuration gives the cache; the peers get as much.
 CACHE_MIB = 64
+# Of directories: one for each server that was started.
+NUMBERS = itertools.count(1)
 
 
 @dataclasses.dataclass
@@ -33,12 +36,11 @@ class Place:
     key: pathlib.Path = None
     # What the servers speak: "plain" is HTTP/1.1, "tls" the same over TLS 1.3, "h2c" HTTP/2 without TLS.
     transport: str = "plain"
-    number: int = 0
 
     def fresh(self):
         """The same place with empty directories, for one more server."""
-        self.number += 1
-        parts = [pathlib.Path(base) / str(self.number) for base in (self.directory, self.memory)]
+        number = str(next(NUMBERS))
+        parts = [pathlib.Path(base) / number for base in (self.directory, self.memory)]
         for part in parts:
             part.mkdir(exist_ok=True)
         return dataclasses.replace(self, directory=parts[0], memory=parts[1])

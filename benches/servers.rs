@@ -7,6 +7,9 @@
 //! * `yardstick`: the gateway's libraries, doing nothing else (see `support/yardstick.rs`).
 //! * `upstream`: like `bare`, and it may take its time; every answer is of one kind, whatever is asked, and of
 //!   KIB at least.
+//!
+//! `-- volley ADDRESS CLIENTS REQUEST` is no server but so many clients, who send a request at once over connections
+//! opened before; it tells the microseconds to each answer.
 
 use std::io::Write;
 use std::time::Duration;
@@ -20,21 +23,20 @@ fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let at = |index: usize| arguments.get(index).map(String::as_str);
+    if at(0) == Some("volley") {
+        return volley(&arguments);
+    }
     let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
         writeln!(
             std::io::stderr(),
-            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB]"
+            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB], or volley ADDRESS CLIENTS REQUEST"
         )
         .ok();
         return;
     };
     let delay =
         at(2).and_then(|delay| delay.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the machine runs threads");
-    runtime.block_on(async {
+    runtime().block_on(async {
         let listener =
             TcpListener::bind(at(1).unwrap_or("127.0.0.1:0")).await.expect("the address is free");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -46,4 +48,21 @@ fn main() {
             _ => support::serve_bare(listener, body, delay).await,
         }
     });
+}
+
+fn volley(arguments: &[String]) {
+    let [_, address, clients, request] = arguments else { return };
+    let (address, clients) = (address.parse(), clients.parse());
+    let (Ok(address), Ok(clients)) = (address, clients) else { return };
+    let request = request.clone().leak().as_bytes();
+    let times = runtime().block_on(support::volley::fire(address, clients, request));
+    let times: Vec<String> = times.iter().map(|time| time.as_micros().to_string()).collect();
+    writeln!(std::io::stdout(), "[{}]", times.join(",")).ok();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the machine runs threads")
 }

@@ -1,12 +1,10 @@
-"""HTTP/1.1 by hand: a client that asks in turn, a volley of clients, and an upstream that counts."""
+"""HTTP/1.1 by hand: a client that asks in turn, and an upstream that counts."""
 
 import asyncio
 import contextlib
 import re
-import selectors
 import socket
 import threading
-import time
 
 from processes import Failure
 
@@ -77,36 +75,6 @@ class Client:
 
     def __exit__(self, *_):
         self.stream.close()
-
-
-def volley(server, token, unit, clients):
-    """All ask for the same at once, over connections opened before: seconds to each answer, in order."""
-    streams = [Client.to(server).stream for _ in range(clients)]
-    received, times, selector = dict.fromkeys(streams, b""), [], selectors.DefaultSelector()
-    for stream in streams:
-        selector.register(stream, selectors.EVENT_READ)
-    wanted = request(token, unit)
-    began = time.perf_counter()
-    for stream in streams:
-        stream.sendall(wanted)
-    while len(times) < clients:
-        ready = selector.select(15)
-        if not ready:
-            raise Failure(f"{server.name} left {clients - len(times)} of {clients} clients without an answer")
-        for key, _ in ready:
-            stream = key.fileobj
-            more = stream.recv(65536)
-            if not more:
-                raise Failure(f"{server.name} closed a connection without a whole answer")
-            received[stream] += more
-            if answer := answer_in(received[stream]):
-                times.append(time.perf_counter() - began)
-                expect_200(server.name, answer[0])
-                selector.unregister(stream)
-    selector.close()
-    for stream in streams:
-        stream.close()
-    return times
 
 
 class CountingUpstream:

@@ -1,6 +1,6 @@
 //! [`Times`]: when a stored response came and how long it lives, in half the memory.
 //!
-//! *Invariant:* what is read is what was put in, to the nanosecond, up to 584 years; what is longer is that long.
+//! *Invariant:* what is read is what was put in, to the nanosecond, up to 136 years; what is longer is that long.
 //!
 //! *Why not as it is judged with:* a [`Duration`] takes sixteen bytes, and an entry has ten of them.
 
@@ -14,13 +14,13 @@ use crate::clock::Now;
 pub struct Times {
     received: Moment,
     authorised_until: Moment,
-    /// `u64::MAX` = the token says of no end.
-    token_expires: Nanos,
-    lifetime: Nanos,
-    initial_age: Nanos,
-    stale_while_revalidate: Nanos,
-    stale_if_error: Nanos,
-    keep: Nanos,
+    /// The most = the token says of no end.
+    token_expires: Span,
+    lifetime: Span,
+    initial_age: Span,
+    stale_while_revalidate: Span,
+    stale_if_error: Span,
+    keep: Span,
     explicit: bool,
     stale_forbidden: bool,
 }
@@ -38,12 +38,12 @@ impl Times {
         Self {
             received: Moment::of(received),
             authorised_until: Moment::of(authorised_until),
-            token_expires: token_expires.map_or(Nanos::MAX, Nanos::of),
-            lifetime: Nanos::of(life.lifetime),
-            initial_age: Nanos::of(life.initial_age),
-            stale_while_revalidate: Nanos::of(life.stale_while_revalidate),
-            stale_if_error: Nanos::of(life.stale_if_error),
-            keep: Nanos::of(life.keep),
+            token_expires: token_expires.map_or(Span::MAX, Span::of),
+            lifetime: Span::of(life.lifetime),
+            initial_age: Span::of(life.initial_age),
+            stale_while_revalidate: Span::of(life.stale_while_revalidate),
+            stale_if_error: Span::of(life.stale_if_error),
+            keep: Span::of(life.keep),
             explicit: life.explicit,
             stale_forbidden: life.stale_forbidden,
         }
@@ -75,20 +75,20 @@ impl Times {
 
     /// Whether the token that paid for it has ended.
     pub fn token_ended(&self, now: &Now) -> bool {
-        self.token_expires != Nanos::MAX && now.wall >= self.token_expires.get()
+        self.token_expires != Span::MAX && now.wall >= self.token_expires.get()
     }
 }
 
 /// A [`Now`].
 #[derive(Clone, Copy, Debug)]
 struct Moment {
-    mono: Nanos,
-    wall: Nanos,
+    mono: Span,
+    wall: Span,
 }
 
 impl Moment {
     fn of(now: &Now) -> Self {
-        Self { mono: Nanos::of(now.mono), wall: Nanos::of(now.wall) }
+        Self { mono: Span::of(now.mono), wall: Span::of(now.wall) }
     }
 
     fn get(self) -> Now {
@@ -96,19 +96,23 @@ impl Moment {
     }
 }
 
-/// Whole nanoseconds.
+/// A time in eight bytes. Not whole nanoseconds: each hit would divide them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Nanos(u64);
+struct Span {
+    seconds: u32,
+    nanos: u32,
+}
 
-impl Nanos {
-    const MAX: Self = Self(u64::MAX);
+impl Span {
+    const MAX: Self = Self { seconds: u32::MAX, nanos: 999_999_999 };
 
     fn of(time: Duration) -> Self {
-        Self(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+        let seconds = u32::try_from(time.as_secs());
+        seconds.map_or(Self::MAX, |seconds| Self { seconds, nanos: time.subsec_nanos() })
     }
 
     fn get(self) -> Duration {
-        Duration::from_nanos(self.0)
+        Duration::new(self.seconds.into(), self.nanos)
     }
 }
 

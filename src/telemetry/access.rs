@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
+use http::Method;
+
 use crate::clock::Dice;
 use crate::config::{AccessLog, LogFormat};
 use crate::telemetry::exchange::{Facts, Reply};
@@ -75,7 +77,7 @@ impl Access {
         let mut line = Line::begin(out, self.format, ended, "info", Log::Access);
         line.word(REQUEST_ID, arrival.id);
         line.address(PEER, arrival.peer);
-        line.word(METHOD, arrival.method.as_str());
+        line.word(METHOD, shown(arrival.method));
         if let Some(route) = facts.route.and_then(|route| self.routes.get(route)) {
             line.word(ROUTE, route);
         }
@@ -119,6 +121,13 @@ impl fmt::Debug for Access {
 thread_local! {
     /// The line being formatted; kept, so that a request allocates nothing for it.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A method as those in use are written. Any other is a client's own word, and may be a secret.
+fn shown(method: &Method) -> &str {
+    let method = method.as_str();
+    let known = method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if known { method } else { "other" }
 }
 
 /// Bytes that are shown of a target: who asks may make one of many thousands.

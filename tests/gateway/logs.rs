@@ -48,6 +48,18 @@ const ALWAYS: [&str; 12] = [
 ];
 
 #[tokio::test]
+async fn a_method_that_is_a_clients_own_word_is_not_logged() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_| ());
+    for (method, shown) in
+        [(key("a1").as_str(), "other"), ("get", "other"), ("M-SEARCH", "M-SEARCH")]
+    {
+        gate.client("alice").send(Ask::new(method, UNIT)).await;
+        assert_eq!(last(&gate)["method"], shown);
+    }
+}
+
+#[tokio::test]
 async fn a_line_tells_everything_about_its_exchange() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |_| ());

@@ -138,11 +138,10 @@ impl Generations {
         // was ended before this is found ended by whoever holds it.
         let at = self.0.told.load(Ordering::Acquire);
         Stamp {
-            at,
+            at: Number(AtomicU64::new(at)),
             caller: caller.map(|id| self.of(Whose { id, family })),
             unit: family.zip(unit).map(|(family, unit)| (family, self.named(unit))),
-            target: self.0.ends.subject((TARGET, target)),
-            current_at: Moment::default(),
+            target: self.addressed(target),
         }
     }
 
@@ -150,16 +149,18 @@ impl Generations {
     pub fn verdict(&self, stamp: &Stamp) -> Verdict {
         // Told after it is noted: who sees the number sees the end.
         let told = self.0.told.load(Ordering::Acquire);
-        if stamp.current_at.is(told) {
+        let at = stamp.at.0.load(Ordering::Relaxed);
+        if at == told {
             return Verdict::Current;
         }
         let last = self.last(stamp);
-        if last.hard > stamp.at {
+        if last.hard > at {
             Verdict::Void
-        } else if last.soft > stamp.at {
+        } else if last.soft > at {
             Verdict::Stale
         } else {
-            stamp.current_at.set(told);
+            // Not again what was looked at: who was slower may set it back, which costs a look.
+            stamp.at.0.store(told, Ordering::Relaxed);
             Verdict::Current
         }
     }
@@ -213,7 +214,11 @@ impl Generations {
 
     /// The scope of a canonical target.
     pub fn target(&self, target: &str) -> Scope {
-        Scope::Target(self.0.ends.subject((TARGET, target)))
+        Scope::Target(self.addressed(target))
+    }
+
+    fn addressed(&self, target: &str) -> Subject {
+        self.0.ends.subject((TARGET, target))
     }
 
     fn named(&self, unit: &str) -> Subject {
@@ -283,29 +288,18 @@ impl History {
 /// What one entry or flight belongs to, and since when.
 #[derive(Clone, Debug, Default)]
 pub struct Stamp {
-    at: u64,
+    /// Up to this end none is about it.
+    at: Number,
     caller: Option<Arc<Of>>,
     unit: Option<(u16, Subject)>,
     target: Subject,
-    /// When nothing of it was last found ended.
-    current_at: Moment,
 }
 
-/// The number of an end, one more than it; 0 = none.
+/// The number of an end.
 #[derive(Debug, Default)]
-struct Moment(AtomicU64);
+struct Number(AtomicU64);
 
-impl Moment {
-    fn is(&self, told: u64) -> bool {
-        self.0.load(Ordering::Relaxed) == told + 1
-    }
-
-    fn set(&self, told: u64) {
-        self.0.store(told + 1, Ordering::Relaxed);
-    }
-}
-
-impl Clone for Moment {
+impl Clone for Number {
     fn clone(&self) -> Self {
         Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
     }

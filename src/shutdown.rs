@@ -13,6 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::wake::until;
+
 /// The process's way to its end; clones share one state.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
@@ -125,15 +127,7 @@ impl Shutdown {
 
     /// Resolves once nothing is under way any more.
     pub async fn idle(&self) {
-        loop {
-            // Listened for before it is counted: the last one may go in between.
-            let mut none = std::pin::pin!(self.tasks.none.notified());
-            none.as_mut().enable();
-            if self.tracked() == 0 {
-                return;
-            }
-            none.await;
-        }
+        until(&self.tasks.none, || (self.tracked() == 0).then_some(())).await;
     }
 }
 

@@ -15,15 +15,17 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::generation::{Generations, Scope, Stamp, Verdict};
 use super::stored::CacheKey;
 use crate::shutdown::Shutdown;
+use crate::wake::until;
 
 /// The flights under way. `T` is a result and `I` what comes ahead of it; this module knows neither.
 #[derive(Debug)]
@@ -58,15 +60,14 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         if let Some(flight) = table.get(&place)
             && self.generations.verdict(&flight.stamp) == Verdict::Current
         {
-            return Ticket { role: Role::Joiner, progress: flight.progress.subscribe() };
+            return Ticket::of(Role::Joiner, &flight.progress);
         }
-        let progress = Arc::new(watch::Sender::new(Progress::default()));
+        let progress = Arc::new(Progress::default());
         let (stamp, work) = begin(Publisher(Arc::clone(&progress)));
-        let flight = Arc::new(Flight { stamp, progress });
-        table.insert(place.clone(), Arc::clone(&flight));
+        table.insert(place.clone(), Flight { stamp, progress: Arc::clone(&progress) });
         drop(table);
         self.launch(
-            Landing { table: Some((Arc::clone(&self.table), place)), flight, landed: None },
+            Landing { table: Some((Arc::clone(&self.table), place)), progress, landed: None },
             work,
         )
     }
@@ -76,23 +77,22 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let progress = Arc::new(watch::Sender::new(Progress::default()));
+        let progress = Arc::new(Progress::default());
         let work = begin(Publisher(Arc::clone(&progress)));
-        let flight = Arc::new(Flight { stamp: Stamp::default(), progress });
-        self.launch(Landing { table: None, flight, landed: None }, work)
+        self.launch(Landing { table: None, progress, landed: None }, work)
     }
 
     fn launch<W>(&self, mut landing: Landing<T, I>, work: W) -> Ticket<T, I>
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let progress = landing.flight.progress.subscribe();
+        let ticket = Ticket::of(Role::Leader, &landing.progress);
         // Boxed: tokio moves a task of 14 kB as a whole each time that its stage changes.
         drop(self.shutdown.spawn(Box::pin(async move {
             landing.landed = Some(work.await);
             drop(landing);
         })));
-        Ticket { role: Role::Leader, progress }
+        ticket
     }
 
     /// Whether a flight of `key` can be joined under a configuration.
@@ -120,23 +120,22 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
 
 /// Where a flight's work tells what comes ahead of its result.
 #[derive(Clone, Debug)]
-pub struct Publisher<T, I>(Arc<watch::Sender<Progress<T, I>>>);
+pub struct Publisher<T, I>(Arc<Progress<T, I>>);
 
 impl<T, I> Publisher<T, I> {
     /// Tells whoever waits, and whoever will; past [`MOST_AHEAD`] nothing more.
     pub fn publish(&self, ahead: I) {
-        self.0.send_if_modified(|progress| {
-            let room = progress.ahead.len() < MOST_AHEAD;
-            if room {
-                progress.ahead.push(ahead);
+        self.0.tell(|news| {
+            if news.ahead.len() < MOST_AHEAD {
+                news.ahead.push(ahead);
             }
-            room
         });
     }
 
     /// Resolves once nobody waits any more. Who can be joined may get company again after that.
     pub async fn abandoned(&self) {
-        self.0.closed().await;
+        let tickets = &self.0.tickets;
+        until(&self.0.deserted, || (tickets.load(Ordering::Acquire) == 0).then_some(())).await;
     }
 }
 
@@ -144,7 +143,14 @@ impl<T, I> Publisher<T, I> {
 #[derive(Debug)]
 pub struct Ticket<T, I> {
     role: Role,
-    progress: watch::Receiver<Progress<T, I>>,
+    progress: Arc<Progress<T, I>>,
+}
+
+impl<T, I> Ticket<T, I> {
+    fn of(role: Role, progress: &Arc<Progress<T, I>>) -> Self {
+        progress.tickets.fetch_add(1, Ordering::Relaxed);
+        Self { role, progress: Arc::clone(progress) }
+    }
 }
 
 impl<T: Clone, I: Clone> Ticket<T, I> {
@@ -154,26 +160,34 @@ impl<T: Clone, I: Clone> Ticket<T, I> {
     }
 
     /// Waits for the flight to end, at most `patience`; `ahead` hears what comes before that.
-    pub async fn landed(mut self, patience: Duration, ahead: impl FnMut(I)) -> Ended<T> {
+    pub async fn landed(self, patience: Duration, ahead: impl FnMut(I)) -> Ended<T> {
         let ended = tokio::time::timeout(patience, self.follow(ahead)).await;
         ended.unwrap_or(Ended::TimedOut)
     }
 
-    async fn follow(&mut self, mut ahead: impl FnMut(I)) -> Ended<T> {
+    async fn follow(&self, mut ahead: impl FnMut(I)) -> Ended<T> {
         let mut heard = 0;
         loop {
-            let news = |progress: &Progress<T, I>| {
-                progress.ended.is_some() || progress.ahead.len() > heard
-            };
-            let Ok(progress) = self.progress.wait_for(news).await else { return Ended::Lost };
-            let fresh: Vec<I> = progress.ahead.iter().skip(heard).cloned().collect();
-            let ended = progress.ended.clone();
-            drop(progress);
+            let (fresh, ended) = until(&self.progress.told, || {
+                let news = self.progress.news.lock();
+                let fresh = news.ahead.get(heard..).unwrap_or_default();
+                let any = news.ended.is_some() || !fresh.is_empty();
+                any.then(|| (fresh.to_vec(), news.ended.clone()))
+            })
+            .await;
             heard += fresh.len();
             fresh.into_iter().for_each(&mut ahead);
             if let Some(ended) = ended {
                 return ended;
             }
+        }
+    }
+}
+
+impl<T, I> Drop for Ticket<T, I> {
+    fn drop(&mut self) {
+        if self.progress.tickets.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.progress.deserted.notify_waiters();
         }
     }
 }
@@ -201,7 +215,7 @@ pub enum Ended<T> {
 /// The flights that can be joined.
 #[derive(Debug)]
 #[expect(clippy::type_complexity, reason = "it is said once")]
-struct Table<T, I>(Mutex<HashMap<Place, Arc<Flight<T, I>>, RandomState>>);
+struct Table<T, I>(Mutex<HashMap<Place, Flight<T, I>, RandomState>>);
 
 /// Where a flight can be joined: by whom asks for the same under the same configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -213,19 +227,44 @@ struct Place {
 #[derive(Debug)]
 struct Flight<T, I> {
     stamp: Stamp,
-    progress: Arc<watch::Sender<Progress<T, I>>>,
+    progress: Arc<Progress<T, I>>,
 }
 
-/// How far a flight has come.
+/// How far a flight has come, and who waits for more.
+///
+/// *Why not tokio's `watch`:* each of its wakings goes through eight lists, since many threads may wait. Here
+/// it is mostly one.
 #[derive(Debug)]
 struct Progress<T, I> {
+    news: Mutex<News<T, I>>,
+    /// Something is new.
+    told: Notify,
+    tickets: AtomicUsize,
+    /// No ticket is left.
+    deserted: Notify,
+}
+
+#[derive(Debug)]
+struct News<T, I> {
     ahead: Vec<I>,
     ended: Option<Ended<T>>,
 }
 
+impl<T, I> Progress<T, I> {
+    fn tell(&self, tell: impl FnOnce(&mut News<T, I>)) {
+        tell(&mut self.news.lock());
+        self.told.notify_waiters();
+    }
+}
+
 impl<T, I> Default for Progress<T, I> {
     fn default() -> Self {
-        Self { ahead: Vec::new(), ended: None }
+        Self {
+            news: Mutex::new(News { ahead: Vec::new(), ended: None }),
+            told: Notify::new(),
+            tickets: AtomicUsize::new(0),
+            deserted: Notify::new(),
+        }
     }
 }
 
@@ -233,7 +272,7 @@ impl<T, I> Default for Progress<T, I> {
 struct Landing<T, I> {
     /// Where it can be joined, if it can.
     table: Option<(Arc<Table<T, I>>, Place)>,
-    flight: Arc<Flight<T, I>>,
+    progress: Arc<Progress<T, I>>,
     landed: Option<T>,
 }
 
@@ -243,14 +282,16 @@ impl<T, I> Drop for Landing<T, I> {
             let mut table = table.0.lock();
             // A successor of a newer generation may have taken the place.
             let removed = match table.get(place) {
-                Some(flight) if Arc::ptr_eq(flight, &self.flight) => table.remove(place),
+                Some(flight) if Arc::ptr_eq(&flight.progress, &self.progress) => {
+                    table.remove(place)
+                }
                 _ => None,
             };
             drop(table);
             drop(removed);
         }
         let ended = self.landed.take().map_or(Ended::Lost, Ended::Landed);
-        self.flight.progress.send_modify(|progress| progress.ended = Some(ended));
+        self.progress.tell(|news| news.ended = Some(ended));
     }
 }
 

@@ -199,11 +199,10 @@ impl Gateway {
 
     /// The fields of an answer that may pass, their values masked.
     fn shown(&self, route: &Route, status: StatusCode, upstream: &HeaderMap) -> HeaderMap {
-        let mut shown = if route.wants_token() {
-            fields::answer_allowed(status, upstream)
-        } else {
-            fields::answer_all(upstream)
-        };
+        if route.wants_token() {
+            return self.cleared(route, fields::answer_allowed(status, upstream));
+        }
+        let mut shown = fields::answer_all(upstream);
         if route.masks() {
             for stale in BODY_BOUND {
                 shown.remove(stale);

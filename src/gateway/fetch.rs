@@ -41,7 +41,7 @@ pub(super) struct Job {
     pub(super) unit: Option<String>,
     pub(super) family: Option<u16>,
     /// The fields that go upstream, the token among them.
-    pub(super) sent: HeaderMap,
+    pub(super) sent: Arc<HeaderMap>,
     /// The client's fields that may select a variant; none on a token route, where we made the request.
     pub(super) selecting: HeaderMap,
     pub(super) caller: Option<CallerId>,
@@ -108,15 +108,17 @@ impl Gateway {
     ) -> Job {
         let route = asked.matched.route;
         let mut sent = self.fields_sent(asked, caller);
-        // The client's own conditions and range are applied to what lands.
-        Validators::default().condition(&mut sent);
+        if route.forwards_all() {
+            // The client's own conditions and range are applied to what lands.
+            Validators::default().condition(&mut sent);
+        }
         Job {
             gateway: self.clone(),
             route: route.index,
             key: key.to_key(),
             unit: asked.matched.unit.map(str::to_owned),
             family: route.family,
-            sent,
+            sent: Arc::new(sent),
             selecting: if route.wants_token() {
                 HeaderMap::new()
             } else {
@@ -235,10 +237,10 @@ impl Job {
         prior: Option<&Stored>,
         cause: Cause,
     ) -> Result<Answer, Failed> {
-        let mut fields = self.sent.clone();
+        let mut fields = Arc::clone(&self.sent);
         if let Some(prior) = prior {
             // RFC 9111 §4.3.1.
-            prior.validators().condition(&mut fields);
+            prior.validators().condition(Arc::make_mut(&mut fields));
         }
         let ask = Ask {
             method,

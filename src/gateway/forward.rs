@@ -128,7 +128,7 @@ impl Gateway {
             ask: Ask {
                 method: asked.method().clone(),
                 target: Bytes::copy_from_slice(asked.matched.target.as_bytes()),
-                fields: self.fields_sent(asked, caller),
+                fields: Arc::new(self.fields_sent(asked, caller)),
                 body,
                 kind: if asked.method().is_safe() { Kind::Safe } else { Kind::Write },
                 interim: None,

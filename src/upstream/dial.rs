@@ -111,10 +111,8 @@ impl fmt::Debug for Carrier {
 
 impl Connection for Carrier {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Tcp(stream) => stream.connected(),
-            Self::Given(_) => Connected::new(),
-        }
+        // Its addresses would be copied to each answer, where nobody asks for them.
+        Connected::new()
     }
 }
 

@@ -240,7 +240,7 @@ pub fn host<'a>(
 
 /// Via with this instance appended, on one line (RFC 9110 §7.6.3).
 pub fn via(fields: &HeaderMap, version: Version, name: &str) -> HeaderValue {
-    let mut line = Vec::new();
+    let mut line = Vec::with_capacity("1.1 ".len() + name.len());
     for value in fields.get_all(VIA) {
         line.extend_from_slice(value.as_bytes());
         line.extend_from_slice(b", ");

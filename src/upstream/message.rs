@@ -18,7 +18,7 @@ pub struct Ask {
     /// Path and query in origin-form (RFC 9112 §3.2.1), sent as they are.
     pub target: Bytes,
     /// The fields that cross, made by [`fields`]. Host and Content-Length are set here.
-    pub fields: HeaderMap,
+    pub fields: Arc<HeaderMap>,
     /// The whole body; empty = none.
     pub body: Bytes,
     /// What may be done when the connection fails.

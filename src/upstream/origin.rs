@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
 use super::{Ask, OnInterim, SetupError};
@@ -47,7 +47,7 @@ pub(super) fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(ask.body.clone()));
     *request.method_mut() = ask.method.clone();
     *request.uri_mut() = uri.clone();
-    *request.headers_mut() = ask.fields.clone();
+    *request.headers_mut() = HeaderMap::clone(&ask.fields);
     // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
     for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
         request.headers_mut().remove(name);

@@ -135,7 +135,7 @@ fn get(target: &str) -> Ask {
         interim: None,
         method: Method::GET,
         target: Bytes::copy_from_slice(target.as_bytes()),
-        fields: HeaderMap::new(),
+        fields: Arc::default(),
         body: Bytes::new(),
         kind: Kind::Safe,
     }
@@ -143,7 +143,13 @@ fn get(target: &str) -> Ask {
 
 fn post(body: &'static str) -> Ask {
     let fields = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
-    Ask { method: Method::POST, fields, body: body.into(), kind: Kind::Write, ..get("/w") }
+    Ask {
+        method: Method::POST,
+        fields: fields.into(),
+        body: body.into(),
+        kind: Kind::Write,
+        ..get("/w")
+    }
 }
 
 /// What a GET makes of `bytes`, after which the upstream closes.
@@ -169,8 +175,8 @@ async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
     let client = toward(&server, &limits());
     let target = "/a%2Fb/./..//c;d=%zz?q=1&&x=%20+'{}|~é";
     let mut ask = get(target);
-    ask.fields.insert(HOST, HeaderValue::from_static("evil.example"));
-    ask.fields.insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
+    Arc::make_mut(&mut ask.fields).insert(HOST, HeaderValue::from_static("evil.example"));
+    Arc::make_mut(&mut ask.fields).insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
     let (answer, request) = tokio::join!(within(client.exchange(0, ask)), async {
         let mut peer = server.accept().await;
         let request = peer.request().await;
@@ -537,7 +543,7 @@ async fn http2_is_agreed_on_by_alpn_and_gets_the_upstreams_authority() {
     let client = secure(&server, &ca, limits());
     let tls = ca.acceptor(b"h2");
     let mut ask = get("/a%2fb?c");
-    ask.fields.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    Arc::make_mut(&mut ask.fields).insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
     let serve = async {
         let stream = TokioIo::new(handshake(&server, &tls).await);
         let answer = service_fn(async |request: Request<Incoming>| {

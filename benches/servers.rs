@@ -1,6 +1,6 @@
 //! The servers that the gateway is compared with, as processes of their own.
 //!
-//! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB]` serves until it is killed, on
+//! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB] [CACHE_MIB]` serves until it is killed, on
 //! one thread; it tells its address. `benches/peers/run` starts them; see there for what is compared.
 //!
 //! * `bare`: hyper that answers everything with the same bytes, with no work at all.
@@ -29,7 +29,7 @@ fn main() {
     let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
         writeln!(
             std::io::stderr(),
-            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB], or volley ADDRESS CLIENTS REQUEST"
+            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB] [CACHE_MIB], or volley ADDRESS CLIENTS REQUEST"
         )
         .ok();
         return;
@@ -43,8 +43,9 @@ fn main() {
         writeln!(std::io::stdout(), "{address}").ok();
         let kib = at(3).and_then(|kib| kib.parse().ok()).unwrap_or(0);
         let body = support::answer_of(kib << 10);
+        let cache = at(4).and_then(|mib| mib.parse().ok()).unwrap_or(64);
         match role {
-            "yardstick" => support::yardstick::serve(listener, body).await,
+            "yardstick" => support::yardstick::serve(listener, body, cache << 20).await,
             _ => support::serve_bare(listener, body, delay).await,
         }
     });

@@ -36,6 +36,8 @@ class Place:
     key: pathlib.Path = None
     # What the servers speak: "plain" is HTTP/1.1, "tls" the same over TLS 1.3, "h2c" HTTP/2 without TLS.
     transport: str = "plain"
+    # What their caches may take.
+    cache_mib: int = CACHE_MIB
 
     def fresh(self):
         """The same place with empty directories, for one more server."""
@@ -80,7 +82,7 @@ class Contestant:
 def filled(template, place, **values):
     """A configuration from a template beside this file, every @NAME@ in it replaced."""
     text = (HERE / template).read_text()
-    values.update(DIRECTORY=place.directory, MEMORY=place.memory, CACHE_MIB=CACHE_MIB)
+    values.update(DIRECTORY=place.directory, MEMORY=place.memory, CACHE_MIB=place.cache_mib)
     for name, value in values.items():
         text = text.replace(f"@{name}@", str(value))
     if left := re.findall(r"@[A-Z_]+@", text):
@@ -145,6 +147,7 @@ def unitgate(access):
         shipped = (ROOT / "config.toml").read_text()
         path = place.directory / "config.toml"
         keys = unitgate_keys(port, upstream, access) | unitgate_transport(place)
+        keys["cache.max_bytes"] = f'"{place.cache_mib}MiB"'
         path.write_text(with_keys(shipped, keys))
         return [place.unitgate, "--config", path]
 
@@ -153,7 +156,9 @@ def unitgate(access):
 
 def floor(role):
     """One of benches/servers.rs."""
-    return lambda place, port, _upstream, _threads: [place.servers, role, f"127.0.0.1:{port}"]
+    return lambda place, port, _upstream, _threads: [
+        place.servers, role, f"127.0.0.1:{port}", "0", "0", str(place.cache_mib),
+    ]  # fmt: skip
 
 
 def nginx(place, port, upstream, threads):
@@ -206,7 +211,7 @@ def varnish(place, port, upstream, threads):
         "-n", (place.memory if executable else place.directory) / "varnish",
         "-a", f"127.0.0.1:{port}",
         "-f", path,
-        "-s", f"malloc,{CACHE_MIB}m",
+        "-s", f"malloc,{place.cache_mib}m",
         *(word for name, value in parameters.items() for word in ("-p", f"{name}={value}")),
     ]
 

@@ -95,6 +95,14 @@ def pairs(rows):
         )
 
 
+def millions(rows):
+    """of `million`"""
+    yield "", "CPU µs/request, one key", "a million keys", "a million ÷ one"
+    for name, row in rows.items():
+        one, all_keys = row["cpu_us_one"], row["cpu_us_all"]
+        yield name, f"{one:.2f}", f"{all_keys:.2f}", ratio(all_keys, one)
+
+
 def titled(workload, options):
     """What a workload is, in a line."""
     doc = WORKLOADS[workload][0].__doc__.strip().splitlines()[0]
@@ -104,7 +112,13 @@ def titled(workload, options):
 
 def report(runs, peers, options):
     """All tables, as Markdown."""
-    kinds = {"latency": lambda rows: latencies(rows, options.rate), "coalesce": volleys, "start": starts, "two": pairs}
+    kinds = {
+        "latency": lambda rows: latencies(rows, options.rate),
+        "coalesce": volleys,
+        "start": starts,
+        "two": pairs,
+        "million": millions,
+    }
     parts = []
     for workload, rows in medians(runs).items():
         lines = list(kinds.get(workload, lambda rows: loads(rows, peers))(rows))

@@ -18,6 +18,9 @@ from processes import Failure, busy_ns, pinned
 TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"
 OTHER_TOKEN = TOKEN[::-1]
 KEYS = 10_000
+# Of `million`: keys, and room for all of them.
+MILLION = 1_000_000
+MILLION_MIB = 4096
 CONNECTIONS = 64
 # Below it, the server waited for the generator, or for its core: its rate says nothing then.
 SATURATED = 0.9
@@ -82,11 +85,11 @@ def generator(bench, server, cores, command):
     return done.stdout
 
 
-def wrk(bench, server, kind, cores, threads=1, nice=0, scheme="http"):
+def wrk(bench, server, kind, cores, threads=1, nice=0, scheme="http", keys=KEYS):
     """A load as fast as the server takes it."""
     command = [
         "nice", "-n", nice, found("wrk"), f"-t{threads}", f"-c{CONNECTIONS}", f"-d{bench.seconds}s", "--latency",
-        "-s", HERE / "load.lua", f"{scheme}://127.0.0.1:{server.port}/", "--", kind, TOKEN, KEYS,
+        "-s", HERE / "load.lua", f"{scheme}://127.0.0.1:{server.port}/", "--", kind, TOKEN, keys,
     ]  # fmt: skip
     told = generator(bench, server, cores, command)
     outcome = next((json.loads(line[8:]) for line in told.splitlines() if line.startswith("outcome ")), None)
@@ -239,13 +242,16 @@ def read_latencies(name, log):
 
 
 def coalesce(bench, contestant):
-    """500 clients at once ask for one cold key, of an upstream that takes 200 ms."""
+    """500 clients at once ask for one cold key, of an upstream that takes 200 ms and was asked for another before."""
     with CountingUpstream(bench.body, DELAY) as upstream:
         with contestant.running(bench.place, upstream.port) as server:
+            with Client.to(server) as client:
+                client.ask(TOKEN, 2)
+            before = upstream.count
             wanted = request(TOKEN, 1).decode()
             clients = [bench.place.servers, "volley", f"127.0.0.1:{server.port}", VOLLEY, wanted]
             times = json.loads(generator(bench, server, bench.place.load_cores[:1], clients))
-    return {"asked": upstream.count, "median_ms": statistics.median(times) / 1000, "all_ms": times[-1] / 1000}
+    return {"asked": upstream.count - before, "median_ms": statistics.median(times) / 1000, "all_ms": times[-1] / 1000}
 
 
 def start(bench, contestant):
@@ -272,6 +278,20 @@ def two(bench, contestant):
     figures = {"cpu_us_one": single["cpu_us"], "cpu_us_two": double["cpu_us"], "busy_two": double["busy"]}
     if apart:
         figures["rate_one"], figures["rate_two"] = single["rate"], double["rate"]
+    return figures
+
+
+def million(bench, contestant):
+    """Hits of a million keys in turn, against hits of one, in the same process."""
+    place, cores = dataclasses.replace(bench.place, cache_mib=MILLION_MIB), bench.place.load_cores[:1]
+    figures = {}
+    with contestant.running(place, bench.upstream.port) as server:
+        warm(server, MILLION)
+        for name, kind in (("one", "one"), ("all", "many")):
+            with Metered(bench, server) as cpu:
+                outcome = wrk(bench, server, kind, cores, keys=MILLION)
+            figures[f"cpu_us_{name}"] = cpu.server_ns / outcome["requests"] / 1000
+            check_upstream(contestant, kind, cpu.upstream_ns / outcome["requests"] / 1000)
     return figures
 
 
@@ -314,6 +334,8 @@ def check_heads(contestant, heads):
             raise Failure(f"{contestant.name} asked the upstream something else:\n{head}")
 
 
+# Those that run only when they are named: minutes to fill each cache.
+LONG = {"million"}
 # In the order in which they run; the kinds, or names, of who takes part in it.
 WORKLOADS = {
     "one": (one, ("floor", "gateway", "peer")),
@@ -326,4 +348,5 @@ WORKLOADS = {
     "coalesce": (coalesce, ("gateway", "peer")),
     "start": (start, ("gateway", "peer")),
     "two": (two, ("gateway", "peer")),
+    "million": (million, ("yardstick", "gateway")),
 }

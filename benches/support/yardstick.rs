@@ -59,15 +59,15 @@ struct Yardstick {
     body: Bytes,
 }
 
-/// Serves whatever is asked with `body`, each key with a copy of its own.
-pub(crate) async fn serve(listener: TcpListener, body: Bytes) {
+/// Serves whatever is asked with `body`, each key with a copy of its own, of which it keeps so many bytes.
+pub(crate) async fn serve(listener: TcpListener, body: Bytes, capacity: u64) {
     let many = NonZeroU32::new(1_000_000).expect("it is not zero");
     let weigher =
         |key: &Key, body: &Bytes| u32::try_from(key.target.len() + body.len()).unwrap_or(u32::MAX);
     let yardstick = Arc::new(Yardstick {
         secret: [7; 32],
         cache: moka::sync::Cache::builder()
-            .max_capacity(64 << 20)
+            .max_capacity(capacity)
             .weigher(weigher)
             .time_to_live(Duration::from_hours(1))
             .build(),

@@ -106,8 +106,10 @@ impl Drop for Seat {
 }
 
 fn start(number: usize, mut stop: watch::Receiver<()>) -> io::Result<Handle> {
-    let runtime =
-        Builder::new_current_thread().enable_all().max_io_events_per_tick(EVENTS_AT_ONCE).build()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(EVENTS_AT_ONCE)
+        .build()?;
     let handle = runtime.handle().clone();
     thread::Builder::new().name(format!("unitgate-{number}")).spawn(move || {
         // An error says that the crew is gone.

@@ -275,7 +275,7 @@ pub(crate) fn target_view(config: &Config, callers: &Callers) -> Option<TargetVi
         LogTarget::Off => None,
         LogTarget::Full => {
             let masker = Masker::new(&config.secrets, &Routes::members(config));
-            Some(TargetView::new(move |target| masker.target(target).into_owned().into()))
+            Some(TargetView::new(move |target| masker.target(target)))
         }
         LogTarget::Digest => {
             let callers = callers.clone();

@@ -1,4 +1,4 @@
-//! [`Fields`]: the fields of a stored response, in little memory.
+//! [`Fields`]: the fields of a stored response and the target that they are about, in little memory.
 //!
 //! *Invariants*
 //! 1. What is read is what was put in: order, repeated lines and every byte (RFC 9110 §5.3).
@@ -17,40 +17,58 @@ use parking_lot::Mutex;
 /// The fields of a stored response; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
-    names: Arc<[HeaderName]>,
-    /// For each line what value it has: one of [`USUAL`], or its length and its bytes.
-    values: Bytes,
+    /// Without lines none.
+    names: Option<Arc<Names>>,
+    /// The length of the target and its bytes; then for each line the number of one of [`USUAL`], or above those
+    /// the length of a value and its bytes. Empty where there is nothing.
+    packed: Bytes,
 }
+
+/// The names of some lines. Boxed once more: what points at it takes half the memory.
+type Names = Box<[HeaderName]>;
 
 impl Fields {
     /// Copies `fields` out of whatever buffer they were parsed from.
     pub fn copied(fields: &HeaderMap) -> Self {
-        let (mut names, mut values) = (Vec::new(), Vec::new());
-        for (name, value) in fields {
-            names.push(name.clone());
-            pack(value, &mut values);
-        }
-        if names.is_empty() {
+        Self::about("", fields)
+    }
+
+    /// The same with the canonical target that they are about.
+    pub fn about(target: &str, fields: &HeaderMap) -> Self {
+        let (mut names, mut packed) = (Vec::new(), Vec::new());
+        if target.is_empty() && fields.is_empty() {
             return Self::default();
         }
-        Self { names: shared(names), values: Bytes::from(values.into_boxed_slice()) }
+        write(target.len(), target.as_bytes(), &mut packed);
+        for (name, value) in fields {
+            names.push(name.clone());
+            pack(value, &mut packed);
+        }
+        let names = (!names.is_empty()).then(|| shared(names));
+        Self { names, packed: Bytes::from(packed.into_boxed_slice()) }
+    }
+
+    /// The target's bytes; none where it was not told.
+    pub fn target(&self) -> &[u8] {
+        let target = read(&self.packed, 0);
+        target.and_then(|(length, from)| self.packed.get(from..from + length)).unwrap_or_default()
     }
 
     /// How many lines.
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.names().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_none()
     }
 
     /// All fields in order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        let mut at = 0;
-        self.names.iter().map_while(move |name| {
-            let (value, end) = unpack(&self.values, at)?;
+        let mut at = read(&self.packed, 0).map_or(0, |(length, from)| from + length);
+        self.names().iter().map_while(move |name| {
+            let (value, end) = unpack(&self.packed, at)?;
             at = end;
             Some((name, value))
         })
@@ -66,7 +84,7 @@ impl Fields {
     pub fn with(&self, name: &HeaderName, value: HeaderValue) -> Self {
         let mut map = self.to_map();
         map.insert(name, value);
-        Self::copied(&map)
+        Self::about(str::from_utf8(self.target()).unwrap_or_default(), &map)
     }
 
     /// As a map, for rules that need one.
@@ -80,7 +98,11 @@ impl Fields {
 
     /// Memory it takes, in bytes, its names counted as if they were its own: those of many upstreams are.
     pub fn bytes(&self) -> usize {
-        self.values.len() + size_of_val(&*self.names)
+        self.packed.len() + size_of_val(self.names())
+    }
+
+    fn names(&self) -> &[HeaderName] {
+        self.names.as_deref().map_or(&[], |names| names)
     }
 }
 
@@ -90,35 +112,52 @@ pub fn detached(value: &HeaderValue) -> HeaderValue {
 }
 
 fn pack(value: &HeaderValue, out: &mut Vec<u8>) {
-    let usual = USUAL.iter().position(|usual| usual == value).and_then(|at| u8::try_from(at).ok());
-    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    if let Some(at) = usual {
-        return out.push(at);
+    match USUAL.iter().position(|usual| usual == value) {
+        Some(usual) => write(usual, &[], out),
+        None => write(USUAL.len() + value.len(), value.as_bytes(), out),
     }
-    out.push(OWN);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(value.as_bytes());
 }
 
 /// The value at `at`, and where it ends.
-fn unpack(values: &Bytes, at: usize) -> Option<(HeaderValue, usize)> {
-    let (kind, rest) = values.get(at..)?.split_first()?;
-    if *kind != OWN {
-        return Some((USUAL.get(usize::from(*kind))?.clone(), at + 1));
+fn unpack(packed: &Bytes, at: usize) -> Option<(HeaderValue, usize)> {
+    let (number, from) = read(packed, at)?;
+    if let Some(usual) = USUAL.get(number) {
+        return Some((usual.clone(), from));
     }
-    let length = usize::try_from(u32::from_le_bytes(*rest.first_chunk()?)).ok()?;
-    let start = at + 1 + size_of::<u32>();
-    let end = start.checked_add(length).filter(|end| *end <= values.len())?;
-    Some((HeaderValue::from_maybe_shared(values.slice(start..end)).ok()?, end))
+    let end = from.checked_add(number - USUAL.len()).filter(|end| *end <= packed.len())?;
+    Some((HeaderValue::from_maybe_shared(packed.slice(from..end)).ok()?, end))
+}
+
+/// A number in sevens of bits, the lowest first, and what it tells of.
+fn write(number: usize, bytes: &[u8], out: &mut Vec<u8>) {
+    let mut left = number;
+    while left > LOW {
+        let [low, ..] = left.to_le_bytes();
+        out.push(low | MORE);
+        left >>= 7;
+    }
+    let [last, ..] = left.to_le_bytes();
+    out.push(last);
+    out.extend_from_slice(bytes);
+}
+
+/// The number at `at`, and where it ends.
+fn read(packed: &[u8], at: usize) -> Option<(usize, usize)> {
+    let byte = *packed.get(at)?;
+    if byte & MORE == 0 {
+        return Some((byte.into(), at + 1));
+    }
+    let (high, end) = read(packed, at + 1)?;
+    Some((high << 7 | usize::from(byte ^ MORE), end))
 }
 
 /// One list of names for all that have equal ones.
-fn shared(names: Vec<HeaderName>) -> Arc<[HeaderName]> {
+fn shared(names: Vec<HeaderName>) -> Arc<Names> {
     let mut lists = LISTS.lock();
-    if let Some(list) = lists.iter().find(|list| ***list == names[..]) {
+    if let Some(list) = lists.iter().find(|list| list[..] == names[..]) {
         return Arc::clone(list);
     }
-    let list: Arc<[HeaderName]> = names.into();
+    let list = Arc::new(names.into_boxed_slice());
     if lists.len() < MOST_LISTS {
         lists.push(Arc::clone(&list));
     }
@@ -126,7 +165,7 @@ fn shared(names: Vec<HeaderName>) -> Arc<[HeaderName]> {
 }
 
 /// The first lists of names that were seen: an upstream's answers have a handful of them.
-static LISTS: LazyLock<Mutex<Vec<Arc<[HeaderName]>>>> = LazyLock::new(Mutex::default);
+static LISTS: LazyLock<Mutex<Vec<Arc<Names>>>> = LazyLock::new(Mutex::default);
 
 const MOST_LISTS: usize = 64;
 
@@ -139,8 +178,11 @@ static USUAL: [HeaderValue; 5] = [
     HeaderValue::from_static("private, no-store"),
 ];
 
-/// Marks a value that is none of [`USUAL`].
-const OWN: u8 = u8::MAX;
+/// Marks a byte of a number that has higher ones after it.
+const MORE: u8 = 1 << 7;
+
+/// What one byte can tell without it.
+const LOW: usize = 127;
 
 #[cfg(test)]
 mod tests {
@@ -158,7 +200,7 @@ mod tests {
             Fields::copied(&map)
         };
         let (one, other) = (of("\"1\""), of("\"2\""));
-        assert!(Arc::ptr_eq(&one.names, &other.names));
+        assert!(std::ptr::eq(one.names(), other.names()));
         assert_eq!(one.get(&ETAG).unwrap(), "\"1\"");
         assert_eq!(one.get(&VARY), None);
     }
@@ -180,6 +222,7 @@ mod tests {
         fn what_is_read_is_what_was_put_in(
             lines in proptest::collection::vec(("[a-c]{1,2}", "[ -~\u{80}-\u{ff}]{0,300}"), 0..8),
             usual in 0..USUAL.len(),
+            target in "[/a-z]{0,200}",
         ) {
             let mut map = HeaderMap::new();
             for (name, value) in &lines {
@@ -187,7 +230,8 @@ mod tests {
                 map.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
                 map.append(name, USUAL[usual].clone());
             }
-            let fields = Fields::copied(&map);
+            let fields = Fields::about(&target, &map);
+            prop_assert_eq!(fields.target(), target.as_bytes());
             prop_assert_eq!(fields.len(), map.len());
             let read: Vec<_> = fields.iter().map(|(name, value)| (name.clone(), value)).collect();
             let put: Vec<_> = map.iter().map(|(name, value)| (name.clone(), value.clone())).collect();

@@ -140,8 +140,9 @@ impl Generations {
         Stamp {
             at: Number(AtomicU64::new(at)),
             caller: caller.map(|id| self.of(Whose { id, family })),
-            unit: family.zip(unit).map(|(family, unit)| (family, self.named(unit))),
             target: self.addressed(target),
+            unit: unit.map(|unit| self.named(unit)).unwrap_or_default(),
+            family: family.filter(|_| unit.is_some()),
         }
     }
 
@@ -174,8 +175,9 @@ impl Generations {
                 last = last.later(caller.record.last());
             }
         }
-        if let Some((family, unit)) = stamp.unit {
-            last = last.later(self.0.ends.of(unit)).later(self.0.ends.of(unit.within(family)));
+        if let Some(family) = stamp.family {
+            let in_family = stamp.unit.within(family);
+            last = last.later(self.0.ends.of(stamp.unit)).later(self.0.ends.of(in_family));
         }
         last
     }
@@ -291,8 +293,10 @@ pub struct Stamp {
     /// Up to this end none is about it.
     at: Number,
     caller: Option<Arc<Of>>,
-    unit: Option<(u16, Subject)>,
     target: Subject,
+    unit: Subject,
+    /// The unit's; without one there is no unit.
+    family: Option<u16>,
 }
 
 /// The number of an end.
@@ -306,6 +310,20 @@ impl Clone for Number {
 }
 
 impl Stamp {
+    /// Of what nobody keeps: whose it is, and nothing ends it.
+    pub fn unkept(caller: Option<CallerId>) -> Self {
+        let of = |id| {
+            let whose = Whose { id, family: None };
+            Arc::new(Of { whose, record: Record::default(), caller: None, history: Weak::new() })
+        };
+        Self { caller: caller.map(of), ..Self::default() }
+    }
+
+    /// Whose it is; `None` = everyone's.
+    pub fn caller(&self) -> Option<CallerId> {
+        self.caller.as_ref().map(|of| of.whose.id)
+    }
+
     /// Whether an end of `scope` is about it.
     pub fn is_of(&self, scope: &Scope) -> bool {
         let whose = self.caller.as_ref().map(|of| of.whose);
@@ -314,8 +332,8 @@ impl Stamp {
             Scope::Caller(id) => whose.is_some_and(|whose| whose.id == id),
             Scope::CallerFamily(id, family) => whose == Some(Whose { id, family: Some(family) }),
             Scope::Unit(subject) => self
-                .unit
-                .is_some_and(|(family, unit)| unit == subject || unit.within(family) == subject),
+                .family
+                .is_some_and(|family| self.unit == subject || self.unit.within(family) == subject),
             Scope::Target(subject) => self.target == subject,
         }
     }

@@ -11,23 +11,18 @@
 //! what is asked once, and drops an entry after its last window.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use foldhash::quality::RandomState;
 use http::HeaderMap;
-use moka::Entry;
-use moka::notification::RemovalCause;
-use moka::ops::compute::{CompResult, Op};
 
 use crate::clock::Now;
 
+use entries::Entries;
 use generation::{Generations, Scope, Stamp, Strength, Verdict};
 use policy::{Forward, Freshness, NotStored};
-use slot::Slot;
 use stored::{CacheKey, KeyRef, Owner, Stored};
 
 mod ends;
+mod entries;
 pub mod fields;
 pub mod flight;
 pub mod generation;
@@ -40,27 +35,15 @@ pub mod times;
 /// The store of answers.
 #[derive(Debug)]
 pub struct Cache {
-    entries: Option<moka::sync::Cache<CacheKey, Slot, RandomState>>,
+    /// `None`: it is switched off.
+    entries: Option<Entries>,
     generations: Generations,
-    removals: Arc<Removals>,
-    capacity: u64,
 }
 
 impl Cache {
     /// A cache of at most `max_bytes`; 0 keeps nothing.
     pub fn new(max_bytes: u64) -> Self {
-        let removals = Arc::new(Removals::default());
-        let listener = Arc::clone(&removals);
-        let entries = (max_bytes > 0).then(|| {
-            moka::sync::Cache::builder()
-                .name("unitgate")
-                .max_capacity(max_bytes)
-                .weigher(|key: &CacheKey, slot: &Slot| weight(key, slot))
-                .expire_after(LastWindow)
-                .eviction_listener(move |_key, _slot, cause| listener.count(cause))
-                .build_with_hasher(RandomState::default())
-        });
-        Self { entries, generations: Generations::default(), removals, capacity: max_bytes }
+        Self { entries: Entries::new(max_bytes), generations: Generations::default() }
     }
 
     /// What can be answered from memory at `now`.
@@ -77,7 +60,8 @@ impl Cache {
         let Some(stored) = slot.select(request) else {
             return Lookup::Miss(Forward::VaryMiss);
         };
-        if stored.owner != key.owner || stored.made_under != made_under || stored.token_ended(now) {
+        if stored.owner() != key.owner || stored.made_under != made_under || stored.token_ended(now)
+        {
             return Lookup::Miss(Forward::UriMiss);
         }
         match (self.verdict(&stored.stamp), stored.freshness(now)) {
@@ -97,59 +81,18 @@ impl Cache {
     ///
     /// # Errors
     /// Why it was not kept.
-    pub fn store(
-        &self,
-        key: &CacheKey,
-        request: &HeaderMap,
-        stored: &Arc<Stored>,
-    ) -> Result<(), NotStored> {
+    pub fn store(&self, request: &HeaderMap, stored: &Arc<Stored>) -> Result<(), NotStored> {
         let entries = self.entries.as_ref().ok_or(NotStored::SwitchedOff)?;
         if self.verdict(&stored.stamp) != Verdict::Current {
             return Err(NotStored::Voided);
         }
-        let fits = |slot: &Slot| u64::from(weight(key, slot)) <= self.capacity;
-        match key.owner() {
-            Owner::Caller(_) => {
-                let slot = Slot::One(Arc::clone(stored));
-                if !fits(&slot) {
-                    return Err(NotStored::TooLarge);
-                }
-                entries.insert(key.clone(), slot);
-            }
-            // One at a time for a key, so that none of its variants is lost, nor comes back.
-            Owner::Open => {
-                let put = entries.entry_by_ref(key).and_compute_with(|held| {
-                    let slot = match held.map(Entry::into_value) {
-                        Some(slot) => slot.with(Arc::clone(stored), request),
-                        None => Slot::One(Arc::clone(stored)),
-                    };
-                    if fits(&slot) { Op::Put(slot) } else { Op::Nop }
-                });
-                if !matches!(put, CompResult::Inserted(_) | CompResult::ReplacedWith(_)) {
-                    return Err(NotStored::TooLarge);
-                }
-            }
-        }
-        self.removals.insertions.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        if entries.put(stored, request) { Ok(()) } else { Err(NotStored::TooLarge) }
     }
 
     /// Ends a stored answer for good, such as when the upstream said 403 or 404 to its owner, of an open
     /// route's variants those that suit the request; says whether there was one.
     pub fn end(&self, key: &CacheKey, request: &HeaderMap) -> bool {
-        let Some(entries) = &self.entries else { return false };
-        if let Owner::Caller(_) = key.owner() {
-            return entries.remove(key).is_some();
-        }
-        let ended = entries.entry_by_ref(key).and_compute_with(|held| {
-            let Some(slot) = held.map(Entry::into_value) else { return Op::Nop };
-            match slot.without(request) {
-                None => Op::Remove,
-                Some(left) if left.variants().len() < slot.variants().len() => Op::Put(left),
-                Some(_all) => Op::Nop,
-            }
-        });
-        matches!(ended, CompResult::Removed(_) | CompResult::ReplacedWith(_))
+        self.entries.as_ref().is_some_and(|entries| entries.end(&key.as_ref(), request))
     }
 
     /// Voids or stales everything of a scope, flights under way too; `false` where it is known that nothing
@@ -177,24 +120,10 @@ impl Cache {
         &self.generations
     }
 
-    /// What the metrics show; catches up with moka's pending work first.
+    /// What the metrics show.
     pub fn sizes(&self) -> Sizes {
-        let (entries, bytes) = self.entries.as_ref().map_or((0, 0), |entries| {
-            entries.run_pending_tasks();
-            (entries.entry_count(), entries.weighted_size())
-        });
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Sizes {
-            entries,
-            bytes,
-            capacity: self.capacity,
-            generations: self.generations.len(),
-            insertions: read(&self.removals.insertions),
-            evicted_size: read(&self.removals.size),
-            evicted_expired: read(&self.removals.expired),
-            evicted_replaced: read(&self.removals.replaced),
-            evicted_ended: read(&self.removals.ended),
-        }
+        let held = self.entries.as_ref().map(Entries::sizes).unwrap_or_default();
+        Sizes { generations: self.generations.len(), ..held }
     }
 }
 
@@ -321,60 +250,3 @@ pub struct Sizes {
     /// Ended by the upstream's word.
     pub evicted_ended: u64,
 }
-
-/// Drops an entry after its last window. The instants are moka's own, and not looked at.
-struct LastWindow;
-
-#[expect(clippy::disallowed_types, reason = "moka's interface names them")]
-impl moka::Expiry<CacheKey, Slot> for LastWindow {
-    fn expire_after_create(
-        &self,
-        _key: &CacheKey,
-        slot: &Slot,
-        _at: std::time::Instant,
-    ) -> Option<Duration> {
-        Some(slot.useful_for())
-    }
-
-    fn expire_after_update(
-        &self,
-        _key: &CacheKey,
-        slot: &Slot,
-        _at: std::time::Instant,
-        _left: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(slot.useful_for())
-    }
-}
-
-/// Why entries went.
-#[derive(Debug, Default)]
-struct Removals {
-    insertions: AtomicU64,
-    size: AtomicU64,
-    expired: AtomicU64,
-    replaced: AtomicU64,
-    ended: AtomicU64,
-}
-
-impl Removals {
-    fn count(&self, cause: RemovalCause) {
-        let counter = match cause {
-            RemovalCause::Size => &self.size,
-            RemovalCause::Expired => &self.expired,
-            RemovalCause::Replaced => &self.replaced,
-            RemovalCause::Explicit => &self.ended,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Bytes that an entry is counted with.
-fn weight(key: &CacheKey, slot: &Slot) -> u32 {
-    let bytes = size_of::<CacheKey>() + key.heap_bytes() + slot.bytes() + ENTRY_OVERHEAD;
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
-/// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.
-const ENTRY_OVERHEAD: usize = 480;

@@ -61,15 +61,12 @@ impl Cache {
         self.invalidate(&Invalidation { scope: *scope, strength, source: Source::Purge });
         let Some(entries) = &self.entries else { return 0 };
         let mut ended = 0;
-        for (key, slot) in entries {
+        entries.retain(|slot| {
             let of_it =
                 slot.count(|stamp| stamp.is_of(scope) && self.verdict(stamp) != Verdict::Current);
             ended += of_it;
-            // A newer answer that takes its place meanwhile is lost with it, which costs a request.
-            if strength == Strength::Hard && of_it == slot.variants().len() {
-                entries.invalidate(&*key);
-            }
-        }
+            strength == Strength::Soft || of_it < slot.variants().len()
+        });
         ended
     }
 }

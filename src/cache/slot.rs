@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::stored::Stored;
+use super::stored::{KeyRef, Stored};
 
 /// What one key holds.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(super) enum Slot {
 impl Slot {
     /// The most recent variant that suits a request (RFC 9111 §4.1).
     pub(super) fn select(&self, request: &HeaderMap) -> Option<&Arc<Stored>> {
-        self.variants().iter().find(|stored| stored.variant.matches(request))
+        self.variants().iter().find(|stored| stored.suits(request))
     }
 
     /// The same with `stored`, which answered this request, in place of what it supersedes: its own variant,
@@ -30,8 +30,7 @@ impl Slot {
     pub(super) fn with(&self, stored: Arc<Stored>, request: &HeaderMap) -> Self {
         let made_at = stored.made_at();
         let is_superseded = |other: &Stored| {
-            other.variant == stored.variant
-                || other.made_at() > made_at && other.variant.matches(request)
+            other.is_variant_of(&stored) || other.made_at() > made_at && other.suits(request)
         };
         let others = self.variants().iter().filter(|other| !is_superseded(other));
         let mut variants: Vec<_> = others.take(MAX_VARIANTS - 1).cloned().collect();
@@ -45,13 +44,18 @@ impl Slot {
 
     /// The same without the variants that suit a request; `None` where nothing is left.
     pub(super) fn without(&self, request: &HeaderMap) -> Option<Self> {
-        let left = self.variants().iter().filter(|other| !other.variant.matches(request));
+        let left = self.variants().iter().filter(|other| !other.suits(request));
         let left: Vec<_> = left.cloned().collect();
         match &left[..] {
             [] => None,
             [one] => Some(Self::One(Arc::clone(one))),
             _ => Some(Self::Many(left.into())),
         }
+    }
+
+    /// Whether it is what a key holds.
+    pub(super) fn is_under(&self, key: &KeyRef<'_>) -> bool {
+        self.variants().first().is_some_and(|stored| stored.is_under(key))
     }
 
     pub(super) fn variants(&self) -> &[Arc<Stored>] {

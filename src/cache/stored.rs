@@ -3,15 +3,15 @@
 //! *Invariants*
 //! 1. A key is (caller or open, route, canonical target byte for byte), and there is no other key:
 //!    different requests never share one, flights use the same.
-//! 2. A stored response knows its owner again, so that the reply can check once more whom it goes to.
+//! 2. A stored response knows its own key: it is filed under what it says of itself, and the reply can check
+//!    once more whom it goes to.
 //! 3. Only [`Masked`] bytes can be stored.
 //! 4. Nothing stored points into a connection's read buffer: fields and body are copies of their own size.
 
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use http::header::{DATE, ETAG};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::fields::Fields;
 use super::generation::Stamp;
@@ -49,15 +49,10 @@ impl CacheKey {
     pub fn as_ref(&self) -> KeyRef<'_> {
         KeyRef { owner: self.owner, route: self.route, target: &self.target }
     }
-
-    /// Memory it takes beyond its own struct, in bytes.
-    pub fn heap_bytes(&self) -> usize {
-        self.target.len()
-    }
 }
 
 /// A key that borrows its target: looks up without allocating.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRef<'a> {
     /// Whose answer is looked for.
     pub owner: Owner,
@@ -74,21 +69,6 @@ impl KeyRef<'_> {
     }
 }
 
-impl Hash for KeyRef<'_> {
-    /// The same bytes in the same order as the derived hash of [`CacheKey`].
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.owner.hash(state);
-        self.route.hash(state);
-        self.target.hash(state);
-    }
-}
-
-impl equivalent::Equivalent<CacheKey> for KeyRef<'_> {
-    fn equivalent(&self, key: &CacheKey) -> bool {
-        self.owner == key.owner && self.route == key.route && *self.target == *key.target
-    }
-}
-
 /// Whose answers a partition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
@@ -101,32 +81,85 @@ pub enum Owner {
 /// A stored response (RFC 9111 §3), or one that just landed and is on its way to its readers.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// Who may read it.
-    pub owner: Owner,
+    /// The generations it belongs to, its owner's among them: who may read it.
+    pub stamp: Stamp,
+    /// The number of the route that it was asked by, where it may be kept.
+    pub route: u16,
+    /// The configuration that made it; under another one it is a miss.
+    pub made_under: u64,
     /// Its status.
     pub status: StatusCode,
-    /// The fields that every reply from it carries.
+    /// The fields that every reply from it carries, about the canonical target that it answers, where it may be
+    /// kept.
     pub fields: Fields,
-    /// Fields of the upstream that rule its reuse and are not among `fields`: what a 304 is merged with.
-    pub hidden: Option<Box<Fields>>,
     /// Its body.
     pub body: Masked,
-    /// The upstream's validators, if it sent any: used to revalidate, never sent to a client of a token
-    /// route.
-    pub validators: Option<Box<Validators>>,
-    /// The request fields it depends on (RFC 9111 §4.1).
-    pub variant: Variant,
     /// How many values the masker changed.
     pub fields_masked: u32,
     /// When it came and how long it lives.
     pub times: Times,
-    /// The configuration that made it; under another one it is a miss.
-    pub made_under: u64,
-    /// The generations it belongs to.
-    pub stamp: Stamp,
+    /// What most answers have none of.
+    pub unshown: Option<Box<Unshown>>,
+}
+
+/// What of a response rules its reuse and is not among the fields of a reply.
+#[derive(Clone, Debug, Default)]
+pub struct Unshown {
+    /// Fields of the upstream that are not shown: what a 304 is merged with.
+    pub fields: Fields,
+    /// The upstream's validators: used to revalidate, never sent to a client of a token route.
+    pub validators: Validators,
+    /// The request fields it depends on (RFC 9111 §4.1).
+    pub variant: Variant,
+}
+
+impl Unshown {
+    /// It, if it has anything.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        let some =
+            !self.fields.is_empty() || self.validators.any() || self.variant != Variant::default();
+        some.then(|| Box::new(self))
+    }
+
+    fn bytes(&self) -> usize {
+        let validators = if self.validators.any() { VALIDATOR_BYTES } else { 0 };
+        size_of::<Self>() + self.fields.bytes() + self.variant.size() + validators
+    }
 }
 
 impl Stored {
+    /// Who may read it.
+    pub fn owner(&self) -> Owner {
+        self.stamp.caller().map_or(Owner::Open, Owner::Caller)
+    }
+
+    /// What it is filed under.
+    pub fn key(&self) -> KeyRef<'_> {
+        let target = str::from_utf8(self.fields.target()).unwrap_or_default();
+        KeyRef { owner: self.owner(), route: self.route, target }
+    }
+
+    /// Whether it is filed under a key: owner, route and each byte of the target are the same.
+    pub fn is_under(&self, key: &KeyRef<'_>) -> bool {
+        let target = self.fields.target();
+        target == key.target.as_bytes() && self.route == key.route && self.owner() == key.owner
+    }
+
+    /// Whether it is what a request asks for that selects by these fields (RFC 9111 §4.1).
+    pub fn suits(&self, request: &HeaderMap) -> bool {
+        self.unshown.as_ref().is_none_or(|unshown| unshown.variant.matches(request))
+    }
+
+    /// Whether both answer the same requests for their target.
+    pub fn is_variant_of(&self, other: &Self) -> bool {
+        self.variant() == other.variant()
+    }
+
+    fn variant(&self) -> Option<&Variant> {
+        let variant = self.unshown.as_ref().map(|unshown| &unshown.variant);
+        variant.filter(|variant| variant.nominated().next().is_some())
+    }
+
     /// The validator that clients see: our own over the masked bytes, or the upstream's on an open
     /// route that passes bodies verbatim.
     pub fn etag(&self) -> Option<HeaderValue> {
@@ -136,7 +169,7 @@ impl Stored {
     /// The upstream's validators, none where it sent none.
     pub fn validators(&self) -> &Validators {
         static NONE: Validators = Validators { etag: None, last_modified: None };
-        self.validators.as_deref().unwrap_or(&NONE)
+        self.unshown.as_ref().map_or(&NONE, |unshown| &unshown.validators)
     }
 
     /// How long it lives.
@@ -146,7 +179,7 @@ impl Stored {
 
     /// RFC 9111 §4.2.3 `current_age`.
     pub fn age(&self, now: &Now) -> Duration {
-        self.life().initial_age.saturating_add(now.since(&self.times.received()))
+        self.times.initial_age().saturating_add(now.since(&self.times.received()))
     }
 
     /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
@@ -158,21 +191,10 @@ impl Stored {
             .unwrap_or_else(|| Duration::from_secs(received.as_secs()))
     }
 
-    /// What its age and its authorisation allow at `now`.
+    /// What its age allows at `now`. The upstream's word that its owner may read it is as old, and good for as
+    /// long.
     pub fn freshness(&self, now: &Now) -> Freshness {
-        let life = self.life();
-        match life.freshness(self.age(now)) {
-            Freshness::Fresh | Freshness::StaleWhileRevalidate
-                if !self.times.is_authorised(now) =>
-            {
-                if life.stale_if_error_allows(self.age(now)) {
-                    Freshness::StaleIfError
-                } else {
-                    Freshness::Expired
-                }
-            }
-            other => other,
-        }
+        self.life().freshness(self.age(now))
     }
 
     /// Whether the token that paid for it has ended: nothing may be served from it any more.
@@ -182,17 +204,20 @@ impl Stored {
 
     /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
     pub fn can_be_revalidated(&self, now: &Now) -> bool {
-        self.validators.is_some() && self.age(now) <= self.life().last_use()
+        self.validators().any() && !self.is_past_use(now)
     }
 
-    /// Memory it takes, in bytes: body, fields and bookkeeping.
+    /// Whether its last window has ended: nobody will ask for it any more.
+    pub fn is_past_use(&self, now: &Now) -> bool {
+        self.age(now) > self.life().last_use()
+    }
+
+    /// Memory it takes, in bytes: key, body, fields and bookkeeping.
     pub fn bytes(&self) -> usize {
         size_of::<Self>()
             + self.body.len()
             + self.fields.bytes()
-            + self.hidden.as_ref().map_or(0, |hidden| size_of::<Fields>() + hidden.bytes())
-            + self.variant.size()
-            + self.validators.as_ref().map_or(0, |_| size_of::<Validators>() + VALIDATOR_BYTES)
+            + self.unshown.as_ref().map_or(0, |unshown| unshown.bytes())
     }
 }
 
@@ -201,9 +226,6 @@ const VALIDATOR_BYTES: usize = 96;
 
 #[cfg(test)]
 mod tests {
-    use std::hash::{BuildHasher, RandomState};
-
-    use equivalent::Equivalent;
     use proptest::prelude::*;
 
     use super::*;
@@ -220,17 +242,8 @@ mod tests {
         ) {
             let borrowed = KeyRef { owner: owner(a.0), route: a.1, target: &a.2 };
             let key = CacheKey::new(owner(b.0), b.1, &b.2);
-            prop_assert_eq!(borrowed.equivalent(&key), a == b);
+            prop_assert_eq!(borrowed == key.as_ref(), a == b);
             prop_assert_eq!(borrowed.to_key() == key, a == b);
-        }
-
-        #[test]
-        fn a_borrowed_key_hashes_like_the_key_it_stands_for(
-            byte in proptest::option::of(any::<u8>()), route: u16, target: String,
-        ) {
-            let borrowed = KeyRef { owner: owner(byte), route, target: &target };
-            let state = RandomState::new();
-            prop_assert_eq!(state.hash_one(borrowed), state.hash_one(borrowed.to_key()));
         }
     }
 }

@@ -1,8 +1,10 @@
-//! [`Times`]: when a stored response came and how long it lives, in half the memory.
+//! [`Times`]: when a stored response came and how long it lives, in a quarter of the memory.
 //!
-//! *Invariant:* what is read is what was put in, to the nanosecond, up to 136 years; what is longer is that long.
+//! *Invariants*
+//! 1. When it came is kept to the nanosecond, spans to the millisecond, or from 24 days on to the second.
+//! 2. Rounding never lengthens a life: spans are rounded down, and the age that it came with up.
 //!
-//! *Why not as it is judged with:* a [`Duration`] takes sixteen bytes, and an entry has ten of them.
+//! *Why not as it is judged with:* a [`Duration`] takes sixteen bytes, and an entry has eight of them.
 
 use std::time::Duration;
 
@@ -13,9 +15,8 @@ use crate::clock::Now;
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     received: Moment,
-    authorised_until: Moment,
-    /// The most = the token says of no end.
-    token_expires: Span,
+    /// In whole seconds since the Unix epoch; the most = the token says of no end.
+    token_expires: u32,
     lifetime: Span,
     initial_age: Span,
     stale_while_revalidate: Span,
@@ -26,21 +27,14 @@ pub struct Times {
 }
 
 impl Times {
-    /// Of what was received then and lives so. `authorised_until`: the second clock, until when the upstream's
-    /// word is good that this token may read it. `token_expires`: when the token says that it ends (a JWT's
-    /// `exp`), since the Unix epoch: nothing outlives it.
-    pub fn new(
-        received: &Now,
-        life: &Life,
-        authorised_until: &Now,
-        token_expires: Option<Duration>,
-    ) -> Self {
+    /// Of what was received then and lives so. `token_expires`: when the token that paid for it says that it
+    /// ends (a JWT's `exp`), since the Unix epoch: nothing outlives it.
+    pub fn new(received: &Now, life: &Life, token_expires: Option<Duration>) -> Self {
         Self {
             received: Moment::of(received),
-            authorised_until: Moment::of(authorised_until),
-            token_expires: token_expires.map_or(Span::MAX, Span::of),
+            token_expires: token_expires.map_or(u32::MAX, |end| seconds(end).min(u32::MAX - 1)),
             lifetime: Span::of(life.lifetime),
-            initial_age: Span::of(life.initial_age),
+            initial_age: Span::above(life.initial_age),
             stale_while_revalidate: Span::of(life.stale_while_revalidate),
             stale_if_error: Span::of(life.stale_if_error),
             keep: Span::of(life.keep),
@@ -52,6 +46,11 @@ impl Times {
     /// When its head arrived.
     pub fn received(&self) -> Now {
         self.received.get()
+    }
+
+    /// How old it was when it came.
+    pub fn initial_age(&self) -> Duration {
+        self.initial_age.get()
     }
 
     /// How long it lives.
@@ -67,53 +66,68 @@ impl Times {
         }
     }
 
-    /// Whether the upstream's word that this token may read it is still good.
-    pub fn is_authorised(&self, now: &Now) -> bool {
-        let until = self.authorised_until.get();
-        now.mono <= until.mono && now.wall <= until.wall
-    }
-
     /// Whether the token that paid for it has ended.
     pub fn token_ended(&self, now: &Now) -> bool {
-        self.token_expires != Span::MAX && now.wall >= self.token_expires.get()
+        self.token_expires != u32::MAX && now.wall.as_secs() >= self.token_expires.into()
     }
 }
 
-/// A [`Now`].
+/// A [`Now`]. Not whole nanoseconds: each hit would divide them.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
-    mono: Span,
-    wall: Span,
+    mono: (u32, u32),
+    wall: (u32, u32),
 }
 
 impl Moment {
     fn of(now: &Now) -> Self {
-        Self { mono: Span::of(now.mono), wall: Span::of(now.wall) }
+        let of = |time: Duration| (seconds(time), time.subsec_nanos());
+        Self { mono: of(now.mono), wall: of(now.wall) }
     }
 
     fn get(self) -> Now {
-        Now { mono: self.mono.get(), wall: self.wall.get() }
+        let get = |(seconds, nanos): (u32, u32)| Duration::new(seconds.into(), nanos);
+        Now { mono: get(self.mono), wall: get(self.wall) }
     }
 }
 
-/// A time in eight bytes. Not whole nanoseconds: each hit would divide them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    seconds: u32,
-    nanos: u32,
-}
+/// A length of time: milliseconds, or with the highest bit the seconds above [`Self::MILLIS`]. At most 68 years.
+#[derive(Clone, Copy, Debug)]
+struct Span(u32);
 
 impl Span {
-    const MAX: Self = Self { seconds: u32::MAX, nanos: 999_999_999 };
+    const IN_SECONDS: u32 = 1 << 31;
+    /// Below so many seconds it is milliseconds.
+    const MILLIS: u32 = 2_147_000;
 
     fn of(time: Duration) -> Self {
-        let seconds = u32::try_from(time.as_secs());
-        seconds.map_or(Self::MAX, |seconds| Self { seconds, nanos: time.subsec_nanos() })
+        match u32::try_from(time.as_millis()) {
+            Ok(millis) if millis < Self::MILLIS * 1_000 => Self(millis),
+            _ => {
+                let above = seconds(time).saturating_sub(Self::MILLIS);
+                Self(above.min(Self::IN_SECONDS - 1) | Self::IN_SECONDS)
+            }
+        }
+    }
+
+    /// Rounded up.
+    fn above(time: Duration) -> Self {
+        let below = Self::of(time);
+        if below.get() < time { Self(below.0.saturating_add(1)) } else { below }
     }
 
     fn get(self) -> Duration {
-        Duration::new(self.seconds.into(), self.nanos)
+        if self.0 < Self::IN_SECONDS {
+            Duration::from_millis(self.0.into())
+        } else {
+            Duration::from_secs((self.0 - Self::IN_SECONDS + Self::MILLIS).into())
+        }
     }
+}
+
+/// Whole seconds; what is longer than 136 years is that long.
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -122,23 +136,30 @@ mod tests {
 
     #[test]
     fn what_is_read_is_what_was_put_in_and_what_never_ends_does_not() {
-        let nanos = Duration::from_nanos;
+        let (nanos, millis) = (Duration::from_nanos, Duration::from_millis);
         let now = |mono, wall| Now { mono: nanos(mono), wall: nanos(wall) };
         let life = Life {
             lifetime: Duration::from_secs(1 << 31),
-            initial_age: nanos(1),
-            stale_while_revalidate: nanos(2),
+            initial_age: millis(1),
+            stale_while_revalidate: millis(2),
             stale_if_error: Duration::from_hours(24),
-            keep: nanos(3),
+            keep: millis(2_147_000_000 - 1),
             explicit: true,
             stale_forbidden: false,
         };
-        let times = Times::new(&now(4, 5), &life, &now(6, 7), Some(nanos(8)));
+        let times = Times::new(&now(4, 5), &life, Some(millis(8_900)));
         assert_eq!((times.life(), times.received()), (life, now(4, 5)));
-        assert!(times.is_authorised(&now(6, 7)));
-        assert!(!times.is_authorised(&now(7, 7)) && !times.is_authorised(&now(6, 8)));
-        assert!(!times.token_ended(&now(0, 7)) && times.token_ended(&now(0, 8)));
-        let forever = Times::new(&now(4, 5), &life, &now(6, 7), None);
-        assert!(!forever.token_ended(&Now { mono: nanos(0), wall: Duration::MAX }));
+        let at = |wall| Now { mono: nanos(0), wall };
+        assert!(!times.token_ended(&at(millis(7_999))) && times.token_ended(&at(millis(8_000))));
+        let forever = Times::new(&now(4, 5), &life, None);
+        assert!(!forever.token_ended(&at(Duration::MAX)));
+    }
+
+    #[test]
+    fn rounding_never_lengthens_a_life() {
+        for time in [1, 999_999, 1_000_001, 2_146_999_999_999_999, 2_147_000_000_000_001, 1 << 60] {
+            let time = Duration::from_nanos(time);
+            assert!(Span::of(time).get() <= time && Span::above(time).get() >= time, "{time:?}");
+        }
     }
 }

@@ -23,7 +23,8 @@ use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
 use crate::alphabet::hex_pair;
 use crate::cache::policy::{self, Times, Validators};
-use crate::cache::stored::{Owner, Stored};
+use crate::cache::stored::Stored;
+use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked};
@@ -144,7 +145,7 @@ impl Gateway {
                 known.remove(ours);
             }
         }
-        for (name, value) in prior.hidden.iter().flat_map(|hidden| hidden.iter()) {
+        for (name, value) in prior.unshown.iter().flat_map(|unshown| unshown.fields.iter()) {
             known.append(name, value);
         }
         let ruling = policy::merge_304(&known, &answer.fields);
@@ -175,7 +176,7 @@ impl Gateway {
     }
 
     /// An answer of our own to an OPTIONS that goes no further: `204`, and what may be asked.
-    pub(super) fn options(&self, owner: Owner, allow: &str) -> Arc<Stored> {
+    pub(super) fn options(&self, owner: Option<CallerId>, allow: &str) -> Arc<Stored> {
         let now = self.0.clock.now();
         let mut shown = HeaderMap::with_capacity(2);
         shown.insert(DATE, date(now.wall));

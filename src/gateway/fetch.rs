@@ -284,7 +284,7 @@ impl Job {
             if self.gateway.plan_at(self.route).is_superseded() {
                 return Err(NotStored::Superseded);
             }
-            cache.store(&self.key, &self.selecting, &shared)
+            cache.store(&self.selecting, &shared)
         });
         let (mut stored, mut shared) = (stored, shared);
         if let Err(reason) = kept {
@@ -295,7 +295,7 @@ impl Job {
                 cache.end(&self.key, &self.selecting);
             }
             // On an open route who waits may see no more of it than who would have found it stored.
-            if stored.owner != Owner::Open {
+            if stored.owner() != Owner::Open {
                 drop(shared);
                 stored = disowned(stored);
                 shared = Arc::clone(&stored);

@@ -25,7 +25,6 @@ use super::{Asked, Gateway};
 use crate::cache::fields::detached;
 use crate::cache::flight::Publisher;
 use crate::cache::policy::{Forward, Validators};
-use crate::cache::stored::Owner;
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
 use crate::route::allow;
@@ -79,7 +78,7 @@ impl Gateway {
         asked: &Asked<'_, '_, B>,
         caller: Option<&Caller>,
     ) -> Reply {
-        let owner = caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id));
+        let owner = caller.map(|caller| caller.id);
         let allow = allow(asked.matched.route.config.methods.named());
         Reply::of_ours(self.options(owner, &allow))
     }
@@ -210,7 +209,7 @@ impl Errand {
         }
         let composed =
             composed.map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
-        let stored = composed.unkept(caller.map_or(Owner::Open, Owner::Caller));
+        let stored = composed.unkept(caller);
         Ok(Landed::unkept(stored, trip))
     }
 }

@@ -21,7 +21,7 @@ use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role};
 use crate::cache::generation::{Stamp, Strength};
 use crate::cache::policy::{self, Forward};
-use crate::cache::stored::{KeyRef, Owner, Stored};
+use crate::cache::stored::{KeyRef, Stored};
 use crate::cache::{Invalidation, Source};
 use crate::error::Error;
 use crate::telemetry::Cause;
@@ -79,7 +79,7 @@ impl Job {
             .gateway
             .compose(self.route, &asking, answer)
             .map_err(|error| Failed { error, trip: Some(trip), sent: Sent::Maybe })?;
-        Ok(Landed::unkept(composed.unkept(Owner::Open), trip))
+        Ok(Landed::unkept(composed.unkept(None), trip))
     }
 
     /// What is stored for the target is not what the upstream has now.

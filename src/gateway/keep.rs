@@ -15,8 +15,9 @@ use super::fetch::Job;
 use crate::cache::fields::{Fields, detached};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
-use crate::cache::stored::{Owner, Stored};
+use crate::cache::stored::{KeyRef, Owner, Stored, Unshown};
 use crate::cache::times::Times;
+use crate::caller::CallerId;
 use crate::clock::Now;
 
 /// An answer that was judged.
@@ -44,29 +45,31 @@ impl Composed {
         }
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
-        let owner = *job.key.owner();
         // RFC 9111 §5.2.2.4 and §5.2.2.7: fields that are for who asked, but for nobody else.
-        let shareable = (owner == Owner::Open)
+        let shareable = (*job.key.owner() == Owner::Open)
             .then(|| policy::fields_to_store(&rules, &self.ruling, &self.shown))
             .filter(|shareable| shareable.len() != self.shown.len())
-            .map(|shareable| Fields::copied(&shareable));
+            .map(|shareable| Fields::about(job.key.target(), &shareable));
         let ends = job.token_expires;
+        let KeyRef { route, target, .. } = job.key.as_ref();
         let stored = Stored {
+            route,
             made_under: plan.made_under,
-            stamp,
-            ..self.into_stored(owner, &life, ends, variant, judged.is_ok())
+            ..self.into_stored(stamp, target, &life, ends, variant, judged.is_ok())
         };
         Judged { stored, shareable, verdict: judged.map(|_life| ()) }
     }
 
     /// The answer as nobody may keep it.
-    pub(super) fn unkept(self, owner: Owner) -> Arc<Stored> {
-        Arc::new(self.into_stored(owner, &UNKEPT, None, Variant::default(), false))
+    pub(super) fn unkept(self, owner: Option<CallerId>) -> Arc<Stored> {
+        let stamp = Stamp::unkept(owner);
+        Arc::new(self.into_stored(stamp, "", &UNKEPT, None, Variant::default(), false))
     }
 
     fn into_stored(
         mut self,
-        owner: Owner,
+        stamp: Stamp,
+        target: &str,
         life: &Life,
         token_expires: Option<Duration>,
         variant: Variant,
@@ -78,26 +81,24 @@ impl Composed {
                 hidden.append(name.clone(), value.clone());
             }
         }
-        if let Owner::Caller(_) = owner {
+        if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
             self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
         }
-        let left = life.lifetime.saturating_sub(life.initial_age);
-        let authorised_until = self.received.plus(left.saturating_add(life.stale_while_revalidate));
+        let fields = Fields::copied(&hidden);
+        let validators = own_validators(&self.validators);
         Stored {
-            owner,
+            stamp,
+            route: 0,
+            made_under: 0,
             status: self.status,
-            fields: Fields::copied(&self.shown),
-            hidden: (!hidden.is_empty()).then(|| Box::new(Fields::copied(&hidden))),
+            fields: Fields::about(target, &self.shown),
             // What nobody keeps counts until its last reader has it.
             body: if kept { self.body } else { self.body.keeping(self.share) },
-            validators: own_validators(&self.validators),
-            variant,
             fields_masked: self.facts.fields_masked,
-            times: Times::new(&self.received, life, &authorised_until, token_expires),
-            made_under: 0,
-            stamp: Stamp::default(),
+            times: Times::new(&self.received, life, token_expires),
+            unshown: Unshown { fields, validators, variant }.boxed(),
         }
     }
 }
@@ -113,19 +114,17 @@ fn within_token(life: Life, end: Option<Duration>, received: &Now) -> Result<Lif
 }
 
 /// The same validators in memory of their own.
-fn own_validators(validators: &Validators) -> Option<Box<Validators>> {
-    validators.any().then(|| {
-        Box::new(Validators {
-            etag: validators.etag.as_ref().map(detached),
-            last_modified: validators.last_modified.as_ref().map(detached),
-        })
-    })
+fn own_validators(validators: &Validators) -> Validators {
+    Validators {
+        etag: validators.etag.as_ref().map(detached),
+        last_modified: validators.last_modified.as_ref().map(detached),
+    }
 }
 
 /// An answer that could not be kept after all: a client's own cache must not keep it either.
 pub(super) fn disowned(stored: Arc<Stored>) -> Arc<Stored> {
     match Arc::try_unwrap(stored) {
-        Ok(stored) if stored.owner != Owner::Open => {
+        Ok(stored) if stored.owner() != Owner::Open => {
             let fields = stored.fields.with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
             Arc::new(Stored { fields, ..stored })
         }

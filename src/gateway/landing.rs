@@ -112,7 +112,7 @@ impl Landed {
     /// asked about, was for who asked (RFC 9111 §4): only a failure is also that of others who show the
     /// same, unless it tells its reader who he is from now on.
     pub(super) fn suits<B>(&self, asked: &Asked<'_, '_, B>) -> bool {
-        if let Owner::Caller(_) = self.stored.owner {
+        if let Owner::Caller(_) = self.stored.owner() {
             return true;
         }
         let fields = &*asked.inbound.selecting();
@@ -131,7 +131,7 @@ impl Landed {
                 failed && !sets_cookie && self.credentials == Credentials::of(fields)
             }
         };
-        everybodys && self.stored.variant.matches(fields)
+        everybodys && self.stored.suits(fields)
     }
 
     /// Whether a lookup would have served it when it arrived.

@@ -243,7 +243,7 @@ impl Gateway {
             // nor past what its token was last allowed.
             Reuse::Allowed => match found {
                 Lookup::Stale(stored)
-                    if stored.owner == Owner::Open
+                    if stored.owner() == Owner::Open
                         && self.0.cache.verdict(&stored.stamp) == Verdict::Current =>
                 {
                     Ok(Lookup::StaleWhileRevalidate(stored))

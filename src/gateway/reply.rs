@@ -146,7 +146,7 @@ impl Gateway {
     ) -> (Response<Full<Bytes>>, telemetry::Reply) {
         let id = &inbound.line().id;
         let (mut response, record) = match result {
-            Ok(reply) if reply.stored.owner == account.owner => present(inbound, &reply),
+            Ok(reply) if reply.stored.owner() == account.owner => present(inbound, &reply),
             Ok(_another_callers) => {
                 tracing::error!("an answer was about to go to another caller; it was refused");
                 refuse(&inbound, &Error::Lost, account)
@@ -218,7 +218,7 @@ impl Shown {
         }
         let fields = inbound.fields();
         // A token route shows no Last-Modified, so no date of it can be meant, and no ranges.
-        let open = stored.owner == Owner::Open;
+        let open = stored.owner() == Owner::Open;
         let dated = open && fields.contains_key(IF_MODIFIED_SINCE);
         let modified = dated
             .then(|| policy::modified_at(&stored.fields.to_map(), stored.times.received().wall));

@@ -27,20 +27,24 @@ struct Table {
     held: Mutex<HashMap<u64, Weak<Body>, RandomState>>,
 }
 
-/// Bytes in memory of their own.
+/// A body that was masked.
 #[derive(Debug)]
-struct Body {
-    bytes: Box<[u8]>,
-    hash: u64,
+pub(super) struct Body {
+    bytes: Bytes,
+    /// Where it is known, if it is shared. Its hash is made again when it goes, which costs less than to keep it.
     table: Weak<Table>,
 }
 
-/// A holder of a body, as [`Bytes`] wants one.
-struct Holder(Arc<Body>);
+impl Body {
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
 
-impl AsRef<[u8]> for Holder {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.bytes
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, table: Weak::new() }
     }
 }
 
@@ -49,16 +53,17 @@ impl Bodies {
     pub fn shared(&self, body: &Masked) -> Masked {
         let bytes = body.bytes();
         if bytes.is_empty() {
-            return Masked(Bytes::new());
+            return Masked(None);
         }
-        let hash = self.0.hasher.hash_one(&bytes[..]);
+        let hash = self.0.hash(bytes);
         let mut held = self.0.held.lock();
         let known = held.get(&hash).and_then(Weak::upgrade);
         let body = match &known {
-            Some(known) if *known.bytes == bytes[..] => Arc::clone(known),
+            Some(known) if known.bytes == *bytes => Arc::clone(known),
             _ => {
                 let table = Arc::downgrade(&self.0);
-                let body = Arc::new(Body { bytes: bytes[..].into(), hash, table });
+                let bytes = Bytes::from(Box::<[u8]>::from(&bytes[..]));
+                let body = Arc::new(Body { bytes, table });
                 held.insert(hash, Arc::downgrade(&body));
                 body
             }
@@ -66,17 +71,24 @@ impl Bodies {
         // Before `known` goes, which may have been the last of its kind and would take the lock itself.
         drop(held);
         drop(known);
-        Masked(Bytes::from_owner(Holder(body)))
+        Masked(Some(body))
+    }
+}
+
+impl Table {
+    fn hash(&self, bytes: &Bytes) -> u64 {
+        self.hasher.hash_one(&bytes[..])
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
         let Some(table) = self.table.upgrade() else { return };
+        let hash = table.hash(&self.bytes);
         let mut held = table.held.lock();
         // Another body may stand there meanwhile: one that came as this one went, or one of the same hash.
-        if held.get(&self.hash).is_some_and(|body| body.strong_count() == 0) {
-            held.remove(&self.hash);
+        if held.get(&hash).is_some_and(|body| body.strong_count() == 0) {
+            held.remove(&hash);
         }
     }
 }
@@ -90,7 +102,7 @@ mod tests {
     }
 
     fn masked(text: &'static str) -> Masked {
-        Masked(Bytes::from_static(text.as_bytes()))
+        Masked::of(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
@@ -110,10 +122,8 @@ mod tests {
         assert_eq!(held(&bodies), 1);
         let read = same.bytes().slice(1..2);
         drop(same);
-        // A reader holds it, too.
-        assert_eq!((held(&bodies), &read[..]), (1, &b"1"[..]));
-        drop(read);
-        assert_eq!(held(&bodies), 0);
+        // Who still reads it has the bytes.
+        assert_eq!((held(&bodies), &read[..]), (0, &b"1"[..]));
     }
 
     #[test]

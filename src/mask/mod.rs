@@ -37,6 +37,7 @@ mod value;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -47,6 +48,7 @@ pub use self::bodies::Bodies;
 pub use self::facts::{Facts, UnitFact};
 pub use self::self_test::SelfTestError;
 
+use self::bodies::Body;
 use self::names::Names;
 use self::scan::Scan;
 
@@ -85,17 +87,17 @@ impl Masker {
             return Err(MaskError::NameClash);
         }
         let (edits, facts) = scan.finish();
-        Ok((Masked(edits.apply(body)), facts))
+        Ok((Masked::of(edits.apply(body)), facts))
     }
 
     /// `body` as it is, for a route that opts out of masking by name in the configuration.
     pub fn verbatim(&self, body: Bytes) -> Masked {
-        Masked(body)
+        Masked::of(body)
     }
 
     /// The body of an answer that has none.
     pub fn empty(&self) -> Masked {
-        Masked(Bytes::new())
+        Masked(None)
     }
 
     /// `value` with key-shaped strings masked, also where they are percent-encoded as in
@@ -148,35 +150,45 @@ impl Masker {
     }
 }
 
-/// Body bytes that may be stored and sent.
+/// Body bytes that may be stored and sent. Behind a pointer: what is stored has one for each entry, and shares
+/// what it points at.
 #[derive(Clone)]
-pub struct Masked(Bytes);
+pub struct Masked(Option<Arc<Body>>);
 
 impl Masked {
+    fn of(bytes: Bytes) -> Self {
+        Self((!bytes.is_empty()).then(|| Arc::new(Body::from(bytes))))
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &Bytes {
-        &self.0
+        static NONE: Bytes = Bytes::new();
+        self.0.as_ref().map_or(&NONE, |body| body.bytes())
     }
 
     /// The same bytes, which keep `what` for as long as anybody reads them.
     #[must_use]
     pub fn keeping(self, what: impl Send + Sync + 'static) -> Self {
-        if self.is_empty() { self } else { Self(Bytes::from_owner(Keeping(self.0, what))) }
+        if self.is_empty() {
+            self
+        } else {
+            Self::of(Bytes::from_owner(Keeping(self.into_bytes(), what)))
+        }
     }
 
     /// The bytes, on their way out.
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        self.bytes().clone()
     }
 
     /// How many bytes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 
@@ -191,7 +203,7 @@ impl<T> AsRef<[u8]> for Keeping<T> {
 
 impl fmt::Debug for Masked {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Masked({} bytes)", self.0.len())
+        write!(out, "Masked({} bytes)", self.len())
     }
 }
 

@@ -1,0 +1,308 @@
+//! [`Entries`]: what is stored, in no more memory than it may take.
+//!
+//! *Invariants*
+//! 1. An entry is found by a hash, and is what was looked for only if owner, route and target of its response are
+//!    the same in full: no hash stands for them. Of two keys with one hash the later takes the place.
+//! 2. What weighs more than the bound is not kept.
+//!
+//! *Why not keys of their own:* a response knows what it answers, and a second copy of it, with what points at it,
+//! takes some 140 bytes for each entry.
+
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use http::HeaderMap;
+use moka::Entry;
+use moka::notification::RemovalCause;
+use moka::ops::compute::{CompResult, Op};
+
+use super::Sizes;
+use super::slot::Slot;
+use super::stored::{KeyRef, Owner, Stored};
+
+/// What is stored.
+#[derive(Debug)]
+pub(super) struct Entries<S = RandomState> {
+    map: moka::sync::Cache<u64, Slot, BuildHasherDefault<Hashed>>,
+    hasher: S,
+    removals: Arc<Removals>,
+    capacity: u64,
+}
+
+impl Entries {
+    /// For at most `capacity` bytes; `None` for none.
+    pub(super) fn new(capacity: u64) -> Option<Self> {
+        (capacity > 0).then(|| Self::with_hasher(capacity, RandomState::default()))
+    }
+}
+
+impl<S: BuildHasher> Entries<S> {
+    fn with_hasher(capacity: u64, hasher: S) -> Self {
+        let removals = Arc::new(Removals::default());
+        let listener = Arc::clone(&removals);
+        let map = moka::sync::Cache::builder()
+            .name("unitgate")
+            .max_capacity(capacity)
+            .weigher(|_hash, slot: &Slot| weight(slot))
+            .expire_after(LastWindow)
+            .eviction_listener(move |_hash, _slot, cause| listener.count(cause))
+            .build_with_hasher(BuildHasherDefault::default());
+        Self { map, hasher, removals, capacity }
+    }
+
+    /// What is stored under a key.
+    pub(super) fn get(&self, key: &KeyRef<'_>) -> Option<Slot> {
+        self.map.get(&self.hash(key)).filter(|slot| slot.is_under(key))
+    }
+
+    /// Keeps a response to this request in place of what it supersedes; `false` if it is too large.
+    pub(super) fn put(&self, stored: &Arc<Stored>, request: &HeaderMap) -> bool {
+        let (key, alone) = (stored.key(), || Slot::One(Arc::clone(stored)));
+        let fits = |slot: &Slot| u64::from(weight(slot)) <= self.capacity;
+        let put = match key.owner {
+            Owner::Caller(_) => {
+                let slot = alone();
+                let fits = fits(&slot);
+                if fits {
+                    self.map.insert(self.hash(&key), slot);
+                }
+                fits
+            }
+            // One at a time for a key, so that none of its variants is lost, nor comes back.
+            Owner::Open => {
+                let put = self.map.entry(self.hash(&key)).and_compute_with(|held| {
+                    let held = held.map(Entry::into_value).filter(|held| held.is_under(&key));
+                    let with = |held: Slot| held.with(Arc::clone(stored), request);
+                    let slot = held.map_or_else(alone, with);
+                    if fits(&slot) { Op::Put(slot) } else { Op::Nop }
+                });
+                matches!(put, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
+            }
+        };
+        if put {
+            self.removals.insertions.fetch_add(1, Ordering::Relaxed);
+        }
+        put
+    }
+
+    /// Lets go of what is stored under a key, of an open route's variants those that suit the request; says
+    /// whether there was any.
+    pub(super) fn end(&self, key: &KeyRef<'_>, request: &HeaderMap) -> bool {
+        if let Owner::Caller(_) = key.owner {
+            // Another key's answer that has its hash goes with it, which costs a request.
+            return self.map.remove(&self.hash(key)).is_some_and(|slot| slot.is_under(key));
+        }
+        let ended = self.map.entry(self.hash(key)).and_compute_with(|held| {
+            let held = held.map(Entry::into_value).filter(|held| held.is_under(key));
+            let Some(slot) = held else { return Op::Nop };
+            match slot.without(request) {
+                None => Op::Remove,
+                Some(left) if left.variants().len() < slot.variants().len() => Op::Put(left),
+                Some(_all) => Op::Nop,
+            }
+        });
+        matches!(ended, CompResult::Removed(_) | CompResult::ReplacedWith(_))
+    }
+
+    /// Lets go of all that is not to be kept.
+    pub(super) fn retain(&self, mut keeps: impl FnMut(&Slot) -> bool) {
+        for (hash, slot) in &self.map {
+            if !keeps(&slot) {
+                // A newer answer that takes its place meanwhile is lost with it, which costs a request.
+                self.map.invalidate(&*hash);
+            }
+        }
+    }
+
+    /// What is here, and what happened to it; catches up with moka's pending work first.
+    pub(super) fn sizes(&self) -> Sizes {
+        self.map.run_pending_tasks();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Sizes {
+            entries: self.map.entry_count(),
+            bytes: self.map.weighted_size(),
+            capacity: self.capacity,
+            generations: 0,
+            insertions: read(&self.removals.insertions),
+            evicted_size: read(&self.removals.size),
+            evicted_expired: read(&self.removals.expired),
+            evicted_replaced: read(&self.removals.replaced),
+            evicted_ended: read(&self.removals.ended),
+        }
+    }
+
+    fn hash(&self, key: &KeyRef<'_>) -> u64 {
+        self.hasher.hash_one(key)
+    }
+}
+
+/// Takes a hash for what it is.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// Never called: what is hashed is one [`u64`].
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
+/// Drops an entry after its last window. The instants are moka's own, and not looked at.
+struct LastWindow;
+
+#[expect(clippy::disallowed_types, reason = "moka's interface names them")]
+impl moka::Expiry<u64, Slot> for LastWindow {
+    fn expire_after_create(
+        &self,
+        _hash: &u64,
+        slot: &Slot,
+        _at: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(slot.useful_for())
+    }
+
+    fn expire_after_update(
+        &self,
+        _hash: &u64,
+        slot: &Slot,
+        _at: std::time::Instant,
+        _left: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(slot.useful_for())
+    }
+}
+
+/// Why entries came and went.
+#[derive(Debug, Default)]
+struct Removals {
+    insertions: AtomicU64,
+    size: AtomicU64,
+    expired: AtomicU64,
+    replaced: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Removals {
+    fn count(&self, cause: RemovalCause) {
+        let counter = match cause {
+            RemovalCause::Size => &self.size,
+            RemovalCause::Expired => &self.expired,
+            RemovalCause::Replaced => &self.replaced,
+            RemovalCause::Explicit => &self.ended,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that an entry is counted with.
+fn weight(slot: &Slot) -> u32 {
+    u32::try_from(slot.bytes() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+}
+
+/// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
+/// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.
+const ENTRY_OVERHEAD: usize = 480;
+
+#[cfg(test)]
+mod tests {
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::cache::fields::Fields;
+    use crate::cache::generation::Stamp;
+    use crate::cache::policy::Life;
+    use crate::cache::times::Times;
+    use crate::caller::CallerId;
+    use crate::clock::Now;
+    use crate::config::Config;
+    use crate::mask::Masker;
+
+    /// Hashes all alike.
+    #[derive(Default)]
+    struct Alike;
+
+    impl Hasher for Alike {
+        fn finish(&self) -> u64 {
+            7
+        }
+
+        fn write(&mut self, _bytes: &[u8]) {}
+    }
+
+    fn stored(caller: Option<u8>, route: u16, target: &str) -> Arc<Stored> {
+        let caller = caller.map(|byte| CallerId::from_bytes([byte; 32]));
+        let now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
+        let life = Life {
+            lifetime: Duration::from_mins(1),
+            initial_age: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            keep: Duration::ZERO,
+            explicit: true,
+            stale_forbidden: true,
+        };
+        Arc::new(Stored {
+            stamp: Stamp::unkept(caller),
+            route,
+            made_under: 0,
+            status: StatusCode::OK,
+            fields: Fields::about(target, &HeaderMap::new()),
+            body: Masker::new(&Config::default().secrets, &[]).empty(),
+            fields_masked: 0,
+            times: Times::new(&now, &life, None),
+            unshown: None,
+        })
+    }
+
+    fn is_there<S: BuildHasher>(entries: &Entries<S>, stored: &Arc<Stored>) -> bool {
+        let slot = entries.get(&stored.key());
+        slot.is_some_and(|slot| slot.variants().iter().any(|one| Arc::ptr_eq(one, stored)))
+    }
+
+    #[test]
+    fn keys_whose_hashes_are_equal_never_answer_each_other() {
+        let entries = Entries::with_hasher(1 << 20, BuildHasherDefault::<Alike>::default());
+        let none = HeaderMap::new();
+        let owners = [None, Some(1), Some(2)];
+        let keys = owners.into_iter().flat_map(|owner| {
+            [(0, "/a"), (1, "/a"), (0, "/a?"), (0, "")]
+                .map(|(route, target)| (owner, route, target))
+        });
+        let all: Vec<_> = keys.map(|(owner, route, target)| stored(owner, route, target)).collect();
+        for one in &all {
+            assert!(entries.put(one, &none) && is_there(&entries, one));
+            let others = all.iter().filter(|other| !Arc::ptr_eq(other, one));
+            for other in others {
+                assert!(entries.get(&other.key()).is_none());
+            }
+        }
+        let (last, others) = all.split_last().unwrap();
+        assert!(!entries.end(&others[0].key(), &none) && is_there(&entries, last));
+        assert!(entries.end(&last.key(), &none) && !is_there(&entries, last));
+    }
+
+    #[test]
+    fn what_is_too_large_pushes_nothing_out() {
+        let entries = Entries::new(4 << 10).unwrap();
+        let small = stored(Some(1), 0, "/a");
+        let large = stored(Some(1), 0, &"/".repeat(4 << 10));
+        assert!(entries.put(&small, &HeaderMap::new()));
+        assert!(!entries.put(&large, &HeaderMap::new()));
+        assert!(is_there(&entries, &small));
+        assert_eq!(entries.sizes().insertions, 1);
+    }
+}

@@ -214,7 +214,6 @@ pub enum Ended<T> {
 
 /// The flights that can be joined.
 #[derive(Debug)]
-#[expect(clippy::type_complexity, reason = "it is said once")]
 struct Table<T, I>(Mutex<HashMap<Place, Flight<T, I>, RandomState>>);
 
 /// Where a flight can be joined: by whom asks for the same under the same configuration.

@@ -102,7 +102,7 @@ mod tests {
     }
 
     fn masked(text: &'static str) -> Masked {
-        Masked::of(Bytes::from_static(text.as_bytes()))
+        crate::mask::proven(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]

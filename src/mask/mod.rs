@@ -87,12 +87,12 @@ impl Masker {
             return Err(MaskError::NameClash);
         }
         let (edits, facts) = scan.finish();
-        Ok((Masked::of(edits.apply(body)), facts))
+        Ok((proven(edits.apply(body)), facts))
     }
 
     /// `body` as it is, for a route that opts out of masking by name in the configuration.
     pub fn verbatim(&self, body: Bytes) -> Masked {
-        Masked::of(body)
+        proven(body)
     }
 
     /// The body of an answer that has none.
@@ -156,10 +156,6 @@ impl Masker {
 pub struct Masked(Option<Arc<Body>>);
 
 impl Masked {
-    fn of(bytes: Bytes) -> Self {
-        Self((!bytes.is_empty()).then(|| Arc::new(Body::from(bytes))))
-    }
-
     /// The bytes.
     pub fn bytes(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
@@ -172,7 +168,7 @@ impl Masked {
         if self.is_empty() {
             self
         } else {
-            Self::of(Bytes::from_owner(Keeping(self.into_bytes(), what)))
+            proven(Bytes::from_owner(Keeping(self.into_bytes(), what)))
         }
     }
 
@@ -190,6 +186,11 @@ impl Masked {
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
+}
+
+/// Bytes that were masked, or need not be. Not a function of [`Masked`]: nobody is to be shown it as a way.
+fn proven(bytes: Bytes) -> Masked {
+    Masked((!bytes.is_empty()).then(|| Arc::new(Body::from(bytes))))
 }
 
 /// Bytes, and what lives as long as they do.

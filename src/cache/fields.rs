@@ -35,17 +35,18 @@ impl Fields {
 
     /// The same with the canonical target that they are about.
     pub fn about(target: &str, fields: &HeaderMap) -> Self {
-        let (mut names, mut packed) = (Vec::new(), Vec::new());
         if target.is_empty() && fields.is_empty() {
             return Self::default();
         }
+        let mut names = Vec::with_capacity(fields.len());
+        let mut packed = Vec::with_capacity(ROOM);
         write(target.len(), target.as_bytes(), &mut packed);
         for (name, value) in fields {
             names.push(name.clone());
             pack(value, &mut packed);
         }
         let names = (!names.is_empty()).then(|| shared(names));
-        Self { names, packed: Bytes::from(packed.into_boxed_slice()) }
+        Self { names, packed: Bytes::copy_from_slice(&packed) }
     }
 
     /// The target's bytes; none where it was not told.
@@ -168,6 +169,9 @@ fn shared(names: Vec<HeaderName>) -> Arc<Names> {
 static LISTS: LazyLock<Mutex<Vec<Arc<Names>>>> = LazyLock::new(Mutex::default);
 
 const MOST_LISTS: usize = 64;
+
+/// What a target and the values of its fields mostly fit into, before they are copied into what they take.
+const ROOM: usize = 256;
 
 /// Values that nearly every answer has.
 static USUAL: [HeaderValue; 5] = [

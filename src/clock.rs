@@ -30,12 +30,6 @@ impl Now {
         let wall = self.wall.saturating_sub(then.wall);
         mono.max(wall)
     }
-
-    /// This moment and `by` more, on both clocks.
-    #[must_use]
-    pub fn plus(&self, by: Duration) -> Self {
-        Self { mono: self.mono.saturating_add(by), wall: self.wall.saturating_add(by) }
-    }
 }
 
 /// Where [`Now`] comes from.

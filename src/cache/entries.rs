@@ -219,12 +219,14 @@ const ENTRY_OVERHEAD: usize = 480;
 #[cfg(test)]
 mod tests {
 
-    use http::StatusCode;
+    use http::header::{ACCEPT_LANGUAGE, VARY};
+    use http::{HeaderValue, StatusCode};
 
     use super::*;
     use crate::cache::fields::Fields;
     use crate::cache::generation::Stamp;
-    use crate::cache::policy::Life;
+    use crate::cache::policy::{Life, Variant};
+    use crate::cache::stored::Unshown;
     use crate::cache::times::Times;
     use crate::caller::CallerId;
     use crate::clock::Now;
@@ -293,6 +295,24 @@ mod tests {
         let (last, others) = all.split_last().unwrap();
         assert!(!entries.end(&others[0].key(), &none) && is_there(&entries, last));
         assert!(entries.end(&last.key(), &none) && !is_there(&entries, last));
+    }
+
+    #[test]
+    fn a_variant_never_stands_beside_those_of_another_key_with_its_hash() {
+        let entries = Entries::with_hasher(1 << 20, BuildHasherDefault::<Alike>::default());
+        let speaks = |language: &'static str| {
+            HeaderMap::from_iter([(ACCEPT_LANGUAGE, HeaderValue::from_static(language))])
+        };
+        let varies = HeaderMap::from_iter([(VARY, HeaderValue::from_static("accept-language"))]);
+        for (target, language) in [("/a", "de"), ("/b", "fr"), ("/b", "en")] {
+            let variant = Variant::of(&varies, &speaks(language)).unwrap();
+            let unshown = Unshown { variant, ..Unshown::default() }.boxed();
+            let stored = Stored { unshown, ..Stored::clone(&stored(None, 0, target)) };
+            assert!(entries.put(&Arc::new(stored), &speaks(language)));
+        }
+        let under = |target| entries.get(&KeyRef { owner: Owner::Open, route: 0, target });
+        assert!(under("/a").is_none());
+        assert_eq!(under("/b").unwrap().variants().len(), 2);
     }
 
     #[test]

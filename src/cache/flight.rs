@@ -126,9 +126,11 @@ impl<T, I> Publisher<T, I> {
     /// Tells whoever waits, and whoever will; past [`MOST_AHEAD`] nothing more.
     pub fn publish(&self, ahead: I) {
         self.0.tell(|news| {
-            if news.ahead.len() < MOST_AHEAD {
+            let room = news.ahead.len() < MOST_AHEAD;
+            if room {
                 news.ahead.push(ahead);
             }
+            room
         });
     }
 
@@ -250,9 +252,12 @@ struct News<T, I> {
 }
 
 impl<T, I> Progress<T, I> {
-    fn tell(&self, tell: impl FnOnce(&mut News<T, I>)) {
-        tell(&mut self.news.lock());
-        self.told.notify_waiters();
+    /// Wakes whoever waits, if `tell` says that it told something.
+    fn tell(&self, tell: impl FnOnce(&mut News<T, I>) -> bool) {
+        let told = tell(&mut self.news.lock());
+        if told {
+            self.told.notify_waiters();
+        }
     }
 }
 
@@ -290,7 +295,10 @@ impl<T, I> Drop for Landing<T, I> {
             drop(removed);
         }
         let ended = self.landed.take().map_or(Ended::Lost, Ended::Landed);
-        self.progress.tell(|news| news.ended = Some(ended));
+        self.progress.tell(|news| {
+            news.ended = Some(ended);
+            true
+        });
     }
 }
 
@@ -355,6 +363,31 @@ mod tests {
         drop(leader);
         open.send(7).unwrap();
         assert_eq!(landed(joiner).await, Ended::Landed(7));
+    }
+
+    #[tokio::test]
+    async fn a_flight_is_abandoned_when_its_last_ticket_is_gone_until_somebody_joins() {
+        let flights = flights();
+        let mut publisher = None;
+        let leader = flights.join(key(), 0, |given| {
+            publisher = Some(given);
+            (Stamp::default(), std::future::pending())
+        });
+        let publisher = publisher.unwrap();
+        let is_abandoned =
+            async || tokio::time::timeout(Duration::ZERO, publisher.abandoned()).await.is_ok();
+        let join =
+            || flights.join(key(), 0, |_| -> (Stamp, std::future::Ready<u32>) { unreachable!() });
+        let joiner = join();
+        let mut waited_for = std::pin::pin!(publisher.abandoned());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waited_for).await.is_err());
+        drop(leader);
+        assert!(!is_abandoned().await);
+        assert_eq!(joiner.landed(Duration::ZERO, |_| {}).await, Ended::TimedOut);
+        waited_for.await;
+        assert!(is_abandoned().await);
+        let _joiner = join();
+        assert!(!is_abandoned().await);
     }
 
     #[tokio::test]

@@ -310,7 +310,7 @@ impl Clone for Number {
 }
 
 impl Stamp {
-    /// Of what nobody keeps: whose it is, and nothing ends it.
+    /// Of what nobody keeps: it says whose it is, and nobody asks what ended it.
     pub fn unkept(caller: Option<CallerId>) -> Self {
         let of = |id| {
             let whose = Whose { id, family: None };

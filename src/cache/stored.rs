@@ -208,7 +208,7 @@ impl Stored {
     }
 
     /// Whether its last window has ended: nobody will ask for it any more.
-    pub fn is_past_use(&self, now: &Now) -> bool {
+    fn is_past_use(&self, now: &Now) -> bool {
         self.age(now) > self.life().last_use()
     }
 

@@ -67,10 +67,11 @@ class Metered:
 
 
 def warm(server, keys):
-    """Asks for each key once."""
-    with Client.to(server) as client:
-        for unit in range(1, keys + 1):
-            client.ask(TOKEN, unit)
+    """Asks for each key once, over connections that no server is tired of yet."""
+    for first in range(1, keys + 1, KEYS):
+        with Client.to(server) as client:
+            for unit in range(first, min(first + KEYS, keys + 1)):
+                client.ask(TOKEN, unit)
 
 
 def generator(bench, server, cores, command):

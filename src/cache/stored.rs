@@ -204,12 +204,7 @@ impl Stored {
 
     /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
     pub fn can_be_revalidated(&self, now: &Now) -> bool {
-        self.validators().any() && !self.is_past_use(now)
-    }
-
-    /// Whether its last window has ended: nobody will ask for it any more.
-    fn is_past_use(&self, now: &Now) -> bool {
-        self.age(now) > self.life().last_use()
+        self.validators().any() && self.age(now) <= self.life().last_use()
     }
 
     /// Memory it takes, in bytes: key, body, fields and bookkeeping.

@@ -24,6 +24,10 @@ mod support;
 
 use support::gate::{self, Scene};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let scene = std::env::var("UNITGATE_BENCH_SCENE").ok();
     let mut numbers = scene.iter().flat_map(|scene| scene.split('x')).map(str::parse);

@@ -19,7 +19,7 @@
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
 //! 5. [`upstream`]: one exchange, its deadlines and caps, and in `guard` whether it is begun; [`error`]: every refusal in one table.
 //! 6. [`telemetry`] and [`admin`]: what operators see; [`listener`]: connections; [`config`]: what they decide.
-//! 7. [`server`] puts them together, [`portless`] does so without sockets, [`reload`] changes them under traffic; [`clock`], [`wake`] and [`shutdown`]: time, chance, waiting, and the way to the end; [`handover`] and [`systemd`]: the process before and after this one, and who starts it; [`machine`]: what there is room for; [`demo`]: a tour with real requests.
+//! 7. [`server`] puts them together, [`portless`] does so without sockets, [`reload`] changes them under traffic; [`clock`], [`wake`], [`socket`] and [`shutdown`]: time, chance, waiting, writing, and the way to the end; [`handover`] and [`systemd`]: the process before and after this one, and who starts it; [`machine`]: what there is room for; [`demo`]: a tour with real requests.
 
 pub mod admin;
 pub mod alphabet;
@@ -41,6 +41,7 @@ pub mod reload;
 pub mod route;
 pub mod server;
 pub mod shutdown;
+pub mod socket;
 pub mod systemd;
 pub mod telemetry;
 pub mod unit;

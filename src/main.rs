@@ -47,6 +47,10 @@ enum Action {
     },
 }
 
+/// See Cargo.toml for what it is worth. Not in the library: tests count allocations with another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let command = Command::parse();
     let result = match command.action {

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::rewound::Rewound;
+use crate::socket;
 
 /// A connection's stream.
 pub(super) enum Line {
@@ -58,7 +59,10 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        self.duplex().poll_read(cx, buffer)
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            other => Pin::new(other).duplex().poll_read(cx, buffer),
+        }
     }
 }
 
@@ -80,7 +84,10 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        self.duplex().poll_write_vectored(cx, buffers)
+        match self.get_mut() {
+            Self::Tcp(stream) => socket::poll_write(stream, cx, buffers),
+            other => Pin::new(other).duplex().poll_write_vectored(cx, buffers),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::connect::{ConnectError, Tcp};
+use crate::socket;
 
 /// Opens a connection to the upstream of a URI.
 #[derive(Clone)]
@@ -168,7 +169,7 @@ impl Write for Carrier {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => socket::poll_write(stream.inner_mut(), cx, bufs),
             Self::Given(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }

@@ -23,7 +23,9 @@ pub fn poll_write(
         several if several.iter().map(|buffer| buffer.len()).sum::<usize>() <= SMALL => PIECE
             .with_borrow_mut(|piece| {
                 piece.clear();
-                several.iter().for_each(|buffer| piece.extend_from_slice(buffer));
+                for buffer in several {
+                    piece.extend_from_slice(buffer);
+                }
                 socket.poll_write(cx, piece)
             }),
         several => socket.poll_write_vectored(cx, several),

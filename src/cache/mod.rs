@@ -46,13 +46,13 @@ impl Cache {
         Self { entries: Entries::new(max_bytes), generations: Generations::default() }
     }
 
-    /// What can be answered from memory at `now`.
+    /// What can be answered from memory; `now` is asked for only where something is there.
     pub fn lookup(
         &self,
         key: &KeyRef<'_>,
         request: &HeaderMap,
         made_under: u64,
-        now: &Now,
+        now: impl FnOnce() -> Now,
     ) -> Lookup {
         let Some(slot) = self.entries.as_ref().and_then(|entries| entries.get(key)) else {
             return Lookup::Miss(Forward::UriMiss);
@@ -60,6 +60,7 @@ impl Cache {
         let Some(stored) = slot.select(request) else {
             return Lookup::Miss(Forward::VaryMiss);
         };
+        let now = &now();
         if stored.owner() != key.owner || stored.made_under != made_under || stored.token_ended(now)
         {
             return Lookup::Miss(Forward::UriMiss);

@@ -205,8 +205,8 @@ impl Job {
     fn found(&self) -> Option<Arc<Stored>> {
         let gateway = &self.gateway.0;
         let made_under = self.gateway.plan_at(self.route).made_under;
-        let now = gateway.clock.now();
-        match gateway.cache.lookup(&self.key.as_ref(), &self.selecting, made_under, &now) {
+        let now = || gateway.clock.now();
+        match gateway.cache.lookup(&self.key.as_ref(), &self.selecting, made_under, now) {
             Lookup::Fresh(stored)
                 if self.prior.as_ref().is_none_or(|prior| !Arc::ptr_eq(prior, &stored)) =>
             {

@@ -215,7 +215,7 @@ impl Gateway {
         key: &KeyRef<'_>,
         now: Now,
     ) -> Result<Lookup, Error> {
-        let found = self.0.cache.lookup(key, &asked.selecting(), asked.plan.made_under, &now);
+        let found = self.0.cache.lookup(key, &asked.selecting(), asked.plan.made_under, || now);
         self.reuse(asked, found).inspect_err(|_refused| {
             asked.account.forward = Some(Forward::Request);
         })
@@ -295,7 +295,7 @@ impl Gateway {
         // Asked again, since a 401, a write or a newer answer may have ended it meanwhile.
         let now = self.0.clock.now();
         let stands_in = |stored| Reply::stale_if_error(stored, why, result.as_ref().ok(), now);
-        match self.0.cache.lookup(key, &selecting, made_under, &now) {
+        match self.0.cache.lookup(key, &selecting, made_under, || now) {
             Lookup::Fresh(stored) if !Arc::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
             Lookup::Fresh(stored) => Ok(stands_in(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)

@@ -20,7 +20,7 @@ use std::time::Duration;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
@@ -140,8 +140,13 @@ pub(super) struct Span {
 
 impl Span {
     /// For how much longer it may be used.
-    pub(super) fn left(&self) -> Duration {
-        self.lifetime.saturating_sub(self.opened.elapsed())
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        self.lifetime.saturating_sub(now.saturating_duration_since(self.opened))
+    }
+
+    /// Whether it may not be used any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.left(now).is_zero()
     }
 }
 
@@ -152,9 +157,15 @@ pub(super) struct Line {
     span: Span,
 }
 
-impl Connection for Line {
-    fn connected(&self) -> Connected {
-        self.stream.connected().extra(self.span)
+impl Line {
+    /// When it was opened, and for how long it may be used.
+    pub(super) fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Whether HTTP/2 was agreed on.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.stream.connected().is_negotiated_h2()
     }
 }
 

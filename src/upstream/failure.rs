@@ -8,8 +8,6 @@
 use std::error::Error;
 use std::io;
 
-use hyper_util::client::legacy;
-
 use super::Trip;
 use super::connect::{ConnectError, find};
 use super::decode::DecodeError;
@@ -154,23 +152,21 @@ pub(super) struct NoHead {
 }
 
 impl NoHead {
-    pub(super) fn from_client(error: legacy::Error) -> Self {
-        if let Some(cause) = find::<ConnectError>(&error) {
-            let kind = match cause {
-                ConnectError::Resolve(_) => UpstreamError::Resolve,
-                ConnectError::Tcp(_) => UpstreamError::Connect,
-                ConnectError::Tls(_) => UpstreamError::Tls,
-                ConnectError::TimedOut => return Self::broken(UpstreamError::ConnectTimeout),
-            };
-            return Self::broken(kind(Box::new(error)));
-        }
-        let Some(cause) = find::<hyper::Error>(&error) else {
-            // The pool lost a connection before it was handed out.
-            return Self { error: UpstreamError::Reset, unsent: true, closed: true };
+    /// No connection came about.
+    pub(super) fn from_connecting(cause: ConnectError) -> Self {
+        let kind = match cause {
+            ConnectError::Resolve(_) => UpstreamError::Resolve,
+            ConnectError::Tcp(_) => UpstreamError::Connect,
+            ConnectError::Tls(_) => UpstreamError::Tls,
+            ConnectError::TimedOut => return Self::broken(UpstreamError::ConnectTimeout),
         };
-        if cause.is_canceled() || cause.is_closed() {
-            // hyper hands such a request back: no byte of it was written.
-            Self { error: UpstreamError::Reset, unsent: true, closed: true }
+        Self::broken(kind(Box::new(cause)))
+    }
+
+    /// A connection did not answer; `unsent`: nor was any byte of the request written to it.
+    pub(super) fn from_sending(cause: &hyper::Error, unsent: bool) -> Self {
+        if unsent {
+            Self { unsent, ..Self::closed() }
         } else if cause.is_parse_too_large() {
             Self::broken(UpstreamError::TooManyFields)
         } else if cause.is_parse_status() {
@@ -178,8 +174,13 @@ impl NoHead {
         } else if cause.is_parse() {
             Self::broken(UpstreamError::Protocol)
         } else {
-            Self { error: UpstreamError::Reset, unsent: false, closed: true }
+            Self::closed()
         }
+    }
+
+    /// The connection ended.
+    pub(super) fn closed() -> Self {
+        Self { error: UpstreamError::Reset, unsent: false, closed: true }
     }
 
     /// A failure that another try would not mend.

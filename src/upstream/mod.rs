@@ -9,9 +9,10 @@
 //! 6. Under other limits, what is known of an upstream that stayed where it is lives on, and so does the bound
 //!    on memory: an exchange that began under the last ones counts.
 //!
-//! *Why three clients:* one pool knows one idle time. Writes must not start on a connection that has been idle
-//! for over a second, for its peer may be about to close it; a retry must not meet another dead connection.
+//! *Why a write is choosier than a read:* it must not start on a connection that has been idle for over a second,
+//! for its peer may be about to close it, and it is not sent twice. A retry never takes a kept one.
 
+mod attempt;
 mod body;
 mod connect;
 mod decode;
@@ -31,17 +32,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::uri::Scheme;
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::Full;
+use http::{Method, StatusCode, Uri};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::body::{Growing, length};
@@ -50,19 +47,17 @@ use self::connect::Connector;
 pub use self::connect::{Roots, SetupError};
 pub use self::decode::{DecodeError, decode};
 pub use self::dial::Dial;
-use self::failure::NoHead;
 pub use self::failure::{Failure, Sent, UpstreamError};
 use self::guard::{Pass, Refused, View};
 pub use self::known::Ground;
 use self::known::Known;
 pub use self::message::{Answer, Ask, Kind, OnInterim, Trip};
 use self::names::Memory;
-use self::origin::{Origin, request};
-use self::pool::{client, retire, span};
+use self::origin::{Origin, path};
+use self::pool::{Lent, Pool};
 use self::room::Rooms;
 pub use self::room::{Intake, Share};
 use crate::caller::CallerId;
-use crate::clock::Now;
 use crate::config;
 
 /// All upstreams and the connections to them.
@@ -72,19 +67,10 @@ pub struct Upstreams {
     known: Vec<Known>,
     rooms: Arc<Rooms>,
     resolved: Memory,
-    reads: Client<Connector, Full<Bytes>>,
-    writes: Client<Connector, Full<Bytes>>,
-    fresh: Client<Connector, Full<Bytes>>,
+    pool: Pool,
     limits: config::Upstream,
     roots: Roots,
     ground: Ground,
-}
-
-/// A head that arrived, its body still to come.
-struct Head {
-    response: Response<Incoming>,
-    line: CaptureConnection,
-    at: Now,
 }
 
 impl Upstreams {
@@ -138,9 +124,7 @@ impl Upstreams {
                 |last| Arc::clone(&last.rooms),
             ),
             resolved,
-            reads: client(limits, &connector, Some(limits.idle)),
-            writes: client(limits, &connector, Some(limits.idle.min(WRITE_IDLE))),
-            fresh: client(limits, &connector, None),
+            pool: Pool::new(limits, connector, named.len()),
             limits: limits.clone(),
             roots,
             ground,
@@ -160,7 +144,7 @@ impl Upstreams {
 
     /// The URI of a target there; `None` for a target that can't be put in a request.
     pub fn uri(&self, upstream: usize, target: &Bytes) -> Option<Uri> {
-        self.known.get(upstream)?.origin.uri(target)
+        self.known.get(upstream)?.origin.uri(path(target)?)
     }
 
     /// Whether [`Self::enter`] would refuse at once.
@@ -220,8 +204,8 @@ impl Upstreams {
     /// # Errors
     /// A [`Failure`] that says what went wrong and whether the upstream may have acted.
     pub async fn exchange(&self, upstream: usize, ask: Ask) -> Result<Answer, Failure> {
-        let total = Instant::now() + self.limits.total;
-        let now = self.ground.clock.now();
+        let (began, now) = (Instant::now(), self.ground.clock.now());
+        let total = began + self.limits.total;
         let mut trip = Trip {
             tries: 0,
             reused: false,
@@ -231,7 +215,7 @@ impl Upstreams {
             head_at: now,
             done_at: now,
         };
-        let head = match self.head(upstream, &ask, total, &mut trip).await {
+        let head = match self.head(upstream, &ask, began, &mut trip).await {
             Ok(head) => head,
             Err((error, sent)) => {
                 trip.head_at = self.ground.clock.now();
@@ -240,8 +224,11 @@ impl Upstreams {
         };
         trip.head_at = head.at;
         let (parts, incoming) = head.response.into_parts();
-        let mut share = Share::default();
-        let read = self.body(&ask.method, &parts, incoming, &head.line, total, &mut share).await;
+        let (mut share, mut line) = (Share::default(), head.line);
+        let read = self.body(&ask.method, &parts, incoming, &mut line, total, &mut share).await;
+        if read.is_ok() {
+            line.keep();
+        }
         trip.done_at = self.ground.clock.now();
         let (status, fields) = (parts.status, parts.headers);
         let refusal = status.is_client_error() || status.is_server_error();
@@ -256,97 +243,13 @@ impl Upstreams {
         }
     }
 
-    /// Sends the request, if need be twice, until a head is there.
-    async fn head(
-        &self,
-        upstream: usize,
-        ask: &Ask,
-        total: Instant,
-        trip: &mut Trip,
-    ) -> Result<Head, (UpstreamError, Sent)> {
-        let uri = self.uri(upstream, &ask.target);
-        let uri = uri.ok_or((UpstreamError::Target, Sent::Nothing))?;
-        if let Some(known) = self.known.get(upstream) {
-            known.retries.asked(self.ground.clock.mono());
-        }
-        let pooled = match ask.kind {
-            Kind::Safe => &self.reads,
-            Kind::Write => &self.writes,
-        };
-        let (refused, sent) = match self.attempt(pooled, request(ask, &uri), total, trip).await {
-            Ok(head) => return Ok(head),
-            Err(refused) => refused,
-        };
-        let lost = refused.closed && trip.reused && ask.kind == Kind::Safe;
-        if !refused.unsent && !lost {
-            return Err((refused.error, sent));
-        }
-        // What was not sent asks nothing more of the upstream when it is.
-        trip.denied = !refused.unsent && !self.may_retry(upstream);
-        if trip.denied {
-            return Err((refused.error, sent));
-        }
-        self.attempt(&self.fresh, request(ask, &uri), total, trip).await.map_err(
-            |(refused, again)| (refused.error, if sent == Sent::Maybe { sent } else { again }),
-        )
-    }
-
-    fn may_retry(&self, upstream: usize) -> bool {
-        let (share, now) = (self.limits.retries, self.ground.clock.mono());
-        self.known.get(upstream).is_some_and(|known| known.retries.retry(share, now))
-    }
-
-    /// One try: a request on a connection of `client`, up to the end of the head.
-    async fn attempt(
-        &self,
-        client: &Client<Connector, Full<Bytes>>,
-        mut request: Request<Full<Bytes>>,
-        total: Instant,
-        trip: &mut Trip,
-    ) -> Result<Head, (NoHead, Sent)> {
-        let began = Instant::now();
-        trip.tries += 1;
-        trip.requested_at = self.ground.clock.now();
-        let first_byte = began + self.limits.first_byte;
-        let line = capture_connection(&mut request);
-        let outcome = timeout_at(total.min(first_byte), client.request(request)).await;
-        let at = self.ground.clock.now();
-        let span = span(&line);
-        trip.reused = span.is_some_and(|span| span.opened < began);
-        // Without a connection there was nothing to send on.
-        let sent = span.map_or(Sent::Nothing, |_| Sent::Maybe);
-        match outcome {
-            Ok(Ok(response)) => {
-                // The pool may hand a connection out again for as long as `idle`.
-                if span.is_some_and(|span| span.left() <= self.limits.idle) {
-                    retire(&line);
-                }
-                Ok(Head { response, line, at })
-            }
-            Ok(Err(error)) => {
-                let refused = NoHead::from_client(error);
-                let sent = if refused.unsent { Sent::Nothing } else { sent };
-                Err((refused, sent))
-            }
-            Err(_elapsed) => {
-                retire(&line);
-                let error = if first_byte < total {
-                    UpstreamError::FirstByteTimeout
-                } else {
-                    UpstreamError::TotalTimeout
-                };
-                Err((NoHead::broken(error), sent))
-            }
-        }
-    }
-
     /// Checks a head and reads the body that follows it.
     async fn body(
         &self,
         method: &Method,
         parts: &Parts,
         incoming: Incoming,
-        line: &CaptureConnection,
+        line: &mut Lent,
         total: Instant,
         share: &mut Share,
     ) -> Result<Bytes, UpstreamError> {
@@ -365,12 +268,12 @@ impl Upstreams {
             || codings.next().is_some()
         {
             // RFC 9112 §6.1: none other was asked for, and hyper looks at the last one only.
-            retire(line);
+            line.retire();
             return Err(UpstreamError::Protocol);
         }
         if chunked && fields.contains_key(CONTENT_LENGTH) {
             // RFC 9112 §6.3: the coding wins, but what follows on this connection is not trusted.
-            retire(line);
+            line.retire();
         }
         let announced = if chunked { None } else { announced(fields)? };
         // RFC 9110 §6.4.1: these have none, whatever their fields say.
@@ -383,7 +286,7 @@ impl Upstreams {
         let inflow = Inflow { announced, cap, room: &self.rooms.all, wait, until: total };
         let read = timeout_at(total, read(incoming, inflow, share, coded(fields))).await;
         read.map_err(|_elapsed| {
-            retire(line);
+            line.retire();
             UpstreamError::TotalTimeout
         })?
     }
@@ -392,6 +295,3 @@ impl Upstreams {
         Failure { error, sent, trip: Trip { done_at: self.ground.clock.now(), ..trip } }
     }
 }
-
-/// Longest idle time of a connection on which a write may start.
-const WRITE_IDLE: Duration = Duration::from_secs(1);

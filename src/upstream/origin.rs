@@ -15,43 +15,67 @@ use super::{Ask, OnInterim, SetupError};
 pub(super) struct Origin {
     scheme: Scheme,
     authority: Authority,
+    /// The authority without what the scheme implies, nor credentials (RFC 9110 §7.2).
+    host: HeaderValue,
 }
 
 impl Origin {
     pub(super) fn parse(name: &str, url: &Uri) -> Result<Self, SetupError> {
-        match (url.scheme(), url.authority()) {
-            (Some(scheme), Some(authority)) => {
-                Ok(Self { scheme: scheme.clone(), authority: authority.clone() })
-            }
-            _ => Err(SetupError::Url { name: name.to_owned() }),
-        }
+        let of = |scheme: &Scheme, authority: &Authority| {
+            let implied = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+            let host = match authority.port_u16().filter(|port| *port != implied) {
+                Some(port) => HeaderValue::try_from(format!("{}:{port}", authority.host())),
+                None => HeaderValue::try_from(authority.host()),
+            };
+            Some(Self { scheme: scheme.clone(), authority: authority.clone(), host: host.ok()? })
+        };
+        let origin = url.scheme().zip(url.authority());
+        origin
+            .and_then(|(scheme, authority)| of(scheme, authority))
+            .ok_or_else(|| SetupError::Url { name: name.to_owned() })
     }
 
-    /// The URI of `target` here; `None` when its bytes would not all go out as they are.
-    pub(super) fn uri(&self, target: &Bytes) -> Option<Uri> {
-        let path = PathAndQuery::from_maybe_shared(target.clone()).ok()?;
-        if !target.starts_with(b"/") || path.as_str().as_bytes() != target {
-            return None;
+    /// The URI of `path` here.
+    pub(super) fn uri(&self, path: PathAndQuery) -> Option<Uri> {
+        let (scheme, authority) = (self.scheme.clone(), self.authority.clone());
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
+    }
+
+    /// A request as it goes out; `None` where the URI would be none.
+    pub(super) fn request(
+        &self,
+        ask: &Ask,
+        path: &PathAndQuery,
+        http2: bool,
+    ) -> Option<Request<Full<Bytes>>> {
+        let mut request = Request::new(Full::new(ask.body.clone()));
+        *request.method_mut() = ask.method.clone();
+        let fields = request.headers_mut();
+        *fields = HeaderMap::clone(&ask.fields);
+        // RFC 9110 §8.6: the length of the body really sent.
+        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
+            fields.remove(name);
         }
-        Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-            .ok()
+        // RFC 9110 §7.2: the upstream's own. HTTP/2 tells it with the target (RFC 9113 §8.3.1).
+        if http2 {
+            fields.remove(HOST);
+            *request.uri_mut() = self.uri(path.clone())?;
+        } else {
+            fields.insert(HOST, self.host.clone());
+            *request.uri_mut() = Uri::from(path.clone());
+        }
+        Some(said(ask, request))
     }
 }
 
-/// A request as it goes out.
-pub(super) fn request(ask: &Ask, uri: &Uri) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(ask.body.clone()));
-    *request.method_mut() = ask.method.clone();
-    *request.uri_mut() = uri.clone();
-    *request.headers_mut() = HeaderMap::clone(&ask.fields);
-    // RFC 9110 §7.2, §8.6: the upstream's own Host and the length of the body really sent.
-    for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
-        request.headers_mut().remove(name);
-    }
+/// The path and query of `target`; `None` when its bytes would not all go out as they are.
+pub(super) fn path(target: &Bytes) -> Option<PathAndQuery> {
+    let path = PathAndQuery::from_maybe_shared(target.clone()).ok()?;
+    (target.starts_with(b"/") && path.as_str().as_bytes() == target).then_some(path)
+}
+
+/// The same with what else is to be said of it, and who hears what comes before the answer.
+fn said(ask: &Ask, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
     if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

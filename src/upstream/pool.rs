@@ -1,57 +1,277 @@
-//! The clients that keep connections, and what is known of the connection under a request.
+//! [`Pool`]: connections to the upstreams, kept from one exchange to the next.
 //!
 //! *Invariants*
-//! 1. No client retries by itself.
-//! 2. A retired connection carries no further request.
+//! 1. Nothing is sent twice here, and nothing is tried again.
+//! 2. An HTTP/1.1 connection has one exchange at a time, and is kept only after one that ended well; an HTTP/2
+//!    connection is shared until it closes or is retired.
+//! 3. Nobody is given a connection that grew too old, or that was idle for longer than he allows. What was idle
+//!    for `upstream.idle` is closed, also when nobody asks.
+//!
+//! *Why not hyper-util's:* a sixth of a miss went into it (slowly hashed keys, a task for each answer whose body
+//! is still to come), it knows one idle time, and it says of what failed less than hyper does.
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Extensions;
+use http::{Request, Response, Uri};
 use http_body_util::Full;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::CaptureConnection;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+use tower_service::Service;
 
 use super::connect::{Connector, Span};
+use super::failure::NoHead;
 use crate::config;
 
-/// A client whose pool keeps connections for `idle`; without one, each request gets its own.
-pub(super) fn client(
-    limits: &config::Upstream,
-    connector: &Connector,
-    idle: Option<Duration>,
-) -> Client<Connector, Full<Bytes>> {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(idle)
-        // Its own retries would be uncounted, and could meet the next dead connection.
-        .retry_canceled_requests(false)
-        .set_host(true)
-        .http1_max_headers(limits.max_fields)
-        .http1_max_buf_size(HEAD_SIZE)
-        .http2_max_header_list_size(HTTP2_HEAD_SIZE)
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING);
-    if idle.is_none() {
-        builder.pool_max_idle_per_host(0);
+/// Connections to all upstreams; without any, none is kept.
+pub(super) struct Pool(Arc<Kept>);
+
+struct Kept {
+    connector: Connector,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    /// How long a connection may be idle.
+    idle: Duration,
+    /// One for each upstream.
+    lines: Box<[Mutex<Lines>]>,
+    is_swept: AtomicBool,
+}
+
+/// The connections to an upstream that can be lent.
+#[derive(Default)]
+struct Lines {
+    /// Of HTTP/1.1, idle; those that came last are at the end.
+    own: Vec<Own>,
+    /// Of HTTP/2.
+    shared: Option<Shared>,
+}
+
+struct Own {
+    sender: http1::SendRequest<Full<Bytes>>,
+    span: Span,
+    since: Instant,
+}
+
+#[derive(Clone)]
+struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    span: Span,
+    used: Arc<Mutex<Instant>>,
+}
+
+/// A connection that is lent for one exchange. Who drops it has it closed, or if it is shared, his part of it.
+pub(super) struct Lent {
+    sender: Sender,
+    span: Span,
+    /// Whether it was there before it was asked for.
+    pub(super) reused: bool,
+    /// Whether it may be lent once more.
+    is_good: bool,
+    upstream: usize,
+    home: Arc<Kept>,
+}
+
+enum Sender {
+    Own(http1::SendRequest<Full<Bytes>>),
+    Shared(Shared),
+}
+
+impl Pool {
+    pub(super) fn new(limits: &config::Upstream, connector: Connector, upstreams: usize) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.max_headers(limits.max_fields).max_buf_size(HEAD_SIZE);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(HTTP2_HEAD_SIZE)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING);
+        let lines = std::iter::repeat_with(Mutex::default).take(upstreams).collect();
+        let (idle, is_swept) = (limits.idle, AtomicBool::new(false));
+        Self(Arc::new(Kept { connector, http1, http2, idle, lines, is_swept }))
     }
-    builder.build(connector.clone())
+
+    /// A connection to an upstream that was idle for less than `idle`, if one is there.
+    pub(super) fn kept(&self, upstream: usize, idle: Duration, now: Instant) -> Option<Lent> {
+        let mut lines = self.0.lines.get(upstream)?.lock();
+        let (sender, span) = if let Some(shared) = lines.shared(idle.min(self.0.idle), now) {
+            (Sender::Shared(shared.clone()), shared.span)
+        } else {
+            let own = lines.own(idle, self.0.idle, now)?;
+            (Sender::Own(own.sender), own.span)
+        };
+        drop(lines);
+        Some(self.lent(upstream, sender, span, true))
+    }
+
+    /// A new connection to an upstream, at this URI.
+    ///
+    /// # Errors
+    /// When none comes about: nothing was sent.
+    pub(super) async fn connect(&self, upstream: usize, to: Uri) -> Result<Lent, NoHead> {
+        let line = self.0.connector.clone().call(to).await.map_err(NoHead::from_connecting)?;
+        let span = line.span();
+        let executor = TokioExecutor::new();
+        let sender = if line.speaks_http2() {
+            let handshake = self.0.http2.handshake(line).await;
+            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
+            executor.execute(async { drop(connection.await) });
+            let shared = Shared { sender, span, used: Arc::new(Mutex::new(span.opened)) };
+            if let Some(lines) = self.0.lines.get(upstream) {
+                lines.lock().shared = Some(shared.clone());
+            }
+            self.0.see_to_sweeping();
+            Sender::Shared(shared)
+        } else {
+            let handshake = self.0.http1.handshake(line).await;
+            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
+            executor.execute(async { drop(connection.await) });
+            Sender::Own(sender)
+        };
+        Ok(self.lent(upstream, sender, span, false))
+    }
+
+    fn lent(&self, upstream: usize, sender: Sender, span: Span, reused: bool) -> Lent {
+        Lent { sender, span, reused, is_good: true, upstream, home: Arc::clone(&self.0) }
+    }
 }
 
-/// The connection that a request was given, if it was given one.
-pub(super) fn span(line: &CaptureConnection) -> Option<Span> {
-    let mut extras = Extensions::new();
-    line.connection_metadata().as_ref()?.get_extras(&mut extras);
-    extras.get().copied()
+impl fmt::Debug for Pool {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Pool(…)")
+    }
 }
 
-/// Keeps a connection from being used again.
-pub(super) fn retire(line: &CaptureConnection) {
-    if let Some(connected) = line.connection_metadata().as_ref() {
-        connected.poison();
+impl Lines {
+    fn shared(&mut self, idle: Duration, now: Instant) -> Option<&Shared> {
+        self.shared.take_if(|shared| shared.is_over(now));
+        let shared = self.shared.as_ref()?;
+        let mut used = shared.used.lock();
+        if now.saturating_duration_since(*used) >= idle {
+            return None;
+        }
+        *used = now;
+        drop(used);
+        Some(shared)
+    }
+
+    /// The one that came last. Those that are of no use any more go on the way to it.
+    fn own(&mut self, at_most: Duration, idle: Duration, now: Instant) -> Option<Own> {
+        for at in (0..self.own.len()).rev() {
+            let own = self.own.get(at)?;
+            if own.is_over(idle, now) {
+                self.own.remove(at);
+            } else if now.saturating_duration_since(own.since) >= at_most {
+                // Nor did those before it come later.
+                return None;
+            } else if own.sender.is_ready() {
+                return Some(self.own.remove(at));
+            }
+        }
+        None
+    }
+}
+
+impl Own {
+    fn is_over(&self, idle: Duration, now: Instant) -> bool {
+        self.sender.is_closed()
+            || self.span.is_over(now)
+            || now.saturating_duration_since(self.since) >= idle
+    }
+}
+
+impl Shared {
+    fn is_over(&self, now: Instant) -> bool {
+        self.sender.is_closed() || self.span.is_over(now)
+    }
+}
+
+impl Kept {
+    /// Closes what was idle for too long, for as long as the pool is there.
+    fn see_to_sweeping(self: &Arc<Self>) {
+        if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (kept, pause) = (Arc::downgrade(self), (self.idle / 2).max(SWEEP));
+        TokioExecutor::new().execute(sweep(kept, pause));
+    }
+}
+
+async fn sweep(kept: Weak<Kept>, pause: Duration) {
+    loop {
+        sleep(pause).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let now = Instant::now();
+        for lines in &kept.lines {
+            let mut lines = lines.lock();
+            lines.own.retain(|own| !own.is_over(kept.idle, now));
+            lines.shared.take_if(|shared| {
+                let idle = now.saturating_duration_since(*shared.used.lock());
+                shared.is_over(now) || idle >= kept.idle
+            });
+        }
+    }
+}
+
+impl Lent {
+    /// Whether it speaks HTTP/2: targets are then told with their authority (RFC 9113 §8.3.1).
+    pub(super) fn speaks_http2(&self) -> bool {
+        matches!(self.sender, Sender::Shared(_))
+    }
+
+    /// Sends a request; resolves when the head of its answer is there.
+    ///
+    /// # Errors
+    /// When none came, and whether any of the request was written.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, NoHead> {
+        let answered = match &mut self.sender {
+            Sender::Own(sender) => sender.try_send_request(request).await,
+            Sender::Shared(shared) => shared.sender.try_send_request(request).await,
+        };
+        answered.map_err(|mut error| {
+            // hyper hands back what it wrote no byte of.
+            let unsent = error.take_message().is_some();
+            NoHead::from_sending(&error.into_error(), unsent)
+        })
+    }
+
+    /// Keeps it from being used again.
+    pub(super) fn retire(&mut self) {
+        self.is_good = false;
+        if let (Sender::Shared(mine), Some(lines)) =
+            (&self.sender, self.home.lines.get(self.upstream))
+        {
+            let same = |shared: &mut Shared| Arc::ptr_eq(&shared.used, &mine.used);
+            lines.lock().shared.take_if(same);
+        }
+    }
+
+    /// The exchange ended well: the next one may have it.
+    pub(super) fn keep(mut self) {
+        let now = Instant::now();
+        // It may be lent for as long as it may be idle.
+        if self.span.left(now) <= self.home.idle {
+            self.retire();
+        }
+        match self.sender {
+            Sender::Shared(shared) => *shared.used.lock() = now,
+            Sender::Own(sender) if self.is_good && !sender.is_closed() => {
+                let Some(lines) = self.home.lines.get(self.upstream) else { return };
+                lines.lock().own.push(Own { sender, span: self.span, since: now });
+                self.home.see_to_sweeping();
+            }
+            Sender::Own(_) => {}
+        }
     }
 }
 
@@ -63,3 +283,6 @@ const HTTP2_HEAD_SIZE: u32 = 64 << 10;
 
 /// HTTP/2 connections with open streams are asked this often whether they are alive.
 const PING: Duration = Duration::from_secs(5);
+
+/// Idle connections are looked through no oftener than this.
+const SWEEP: Duration = Duration::from_millis(100);

@@ -4,9 +4,11 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -348,20 +350,63 @@ async fn an_answered_5xx_is_not_retried() {
 }
 
 #[tokio::test]
-async fn connections_are_pooled_for_reads_and_for_writes() {
+async fn a_connection_is_used_again_by_reads_and_by_writes() {
     let server = Scripted::start().await;
     let client = toward(&server, &limits());
-    for ask in [get("/"), post("x")] {
-        let again = ask.clone();
-        let (first, mut peer) = tokio::join!(client.exchange(0, ask), server.answer(OK));
-        assert!(!first.unwrap().trip.reused);
+    let (first, mut peer) = tokio::join!(client.exchange(0, get("/")), server.answer(OK));
+    assert!(!first.unwrap().trip.reused);
+    for ask in [get("/"), post("x"), post("y"), get("/")] {
         settle().await;
-        let (second, ()) = tokio::join!(within(client.exchange(0, again)), async {
+        let (next, ()) = tokio::join!(within(client.exchange(0, ask)), async {
             peer.request().await;
             peer.send(OK).await;
         });
-        assert!(second.unwrap().trip.reused);
+        assert!(next.unwrap().trip.reused);
     }
+}
+
+#[tokio::test]
+async fn exchanges_at_once_have_a_connection_each_and_what_came_back_last_goes_out_first() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let answered_in_turn = async {
+        let mut peers = [server.accept().await, server.accept().await];
+        for peer in &mut peers {
+            peer.request().await;
+        }
+        for peer in &mut peers {
+            peer.send(OK).await;
+            settle().await;
+        }
+        peers
+    };
+    let (one, other, [mut first, mut last]) = tokio::join!(
+        client.exchange(0, get("/1")),
+        client.exchange(0, get("/2")),
+        answered_in_turn
+    );
+    assert!(one.is_ok() && other.is_ok());
+    for _ in 0..2 {
+        settle().await;
+        let (next, ()) = tokio::join!(within(client.exchange(0, get("/3"))), async {
+            last.request().await;
+            last.send(OK).await;
+        });
+        assert!(next.unwrap().trip.reused);
+    }
+    drop(client);
+    first.closed().await;
+}
+
+#[tokio::test]
+async fn what_is_idle_for_too_long_is_closed_though_nobody_asks() {
+    let server = Scripted::start().await;
+    let (_client, mut peer) = pooled(&server, get("/")).await;
+    for _ in 0..3 {
+        settle().await;
+        pass(Duration::from_secs(30)).await;
+    }
+    peer.closed().await;
 }
 
 /// A client with one pooled connection, and that connection's other end.
@@ -417,9 +462,16 @@ async fn a_write_does_not_start_on_a_connection_idle_for_over_a_second() {
     let server = Scripted::start().await;
     let (client, mut old) = pooled(&server, post("a")).await;
     pass(Duration::from_millis(1_001)).await;
-    let (answer, _peer) = tokio::join!(within(client.exchange(0, post("b"))), server.answer(OK));
+    let (answer, new) = tokio::join!(within(client.exchange(0, post("b"))), server.answer(OK));
     assert_eq!(answer.unwrap().trip.tries, 1);
-    old.closed().await;
+    drop(new);
+    settle().await;
+    // A read may still have it.
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
+        old.request().await;
+        old.send(OK).await;
+    });
+    assert!(answer.unwrap().trip.reused);
 }
 
 #[tokio::test]
@@ -635,8 +687,10 @@ async fn a_read_whose_http2_connection_dies_is_tried_again_unseen() {
         dies.await;
         lives.await;
     };
-    let (answer, ()) = tokio::join!(ask, serve);
-    assert_eq!((&answer.body[..], answer.trip.tries), (&b"[]"[..], 2));
+    tokio::select! {
+        () = serve => panic!("the connection ended"),
+        answer = ask => assert_eq!((&answer.body[..], answer.trip.tries), (&b"[]"[..], 2)),
+    }
 }
 
 #[tokio::test]

@@ -322,15 +322,17 @@ async fn what_has_no_content_is_not_said_to_have_any() {
         (raw("205 Reset\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), 205, vec!["0"]),
         (raw("200 OK\r\nContent-Length: 0", ""), 200, vec!["0"]),
     ] {
-        let (upstream, _gate, client) = shared().await;
-        upstream.answer(answer);
-        for ask in [Ask::get(TARGET), Ask::get(TARGET), Ask::post(TARGET, "{}")] {
-            let mut wire = client.connect().await;
-            wire.write(&client.bytes(ask.field("Connection", "close"))).await;
-            let reply = wire.read(false).await.unwrap();
-            assert_eq!((reply.status, reply.body.len()), (status, 0));
-            assert_eq!(values(&reply.fields, "content-length"), length, "{status}");
-            assert!(wire.rest().await.is_empty(), "{status}");
+        for asks in [vec![Ask::get(TARGET), Ask::get(TARGET)], vec![Ask::post(TARGET, "{}")]] {
+            let (upstream, _gate, client) = shared().await;
+            upstream.answer(answer.clone());
+            for ask in asks {
+                let mut wire = client.connect().await;
+                wire.write(&client.bytes(ask.field("Connection", "close"))).await;
+                let reply = wire.read(false).await.unwrap();
+                assert_eq!((reply.status, reply.body.len()), (status, 0));
+                assert_eq!(values(&reply.fields, "content-length"), length, "{status}");
+                assert!(wire.rest().await.is_empty(), "{status}");
+            }
         }
     }
     let (upstream, _gate, client) = shared().await;

@@ -61,8 +61,10 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ),
 ];
 
-const GROUND_AND_NOUNS: &[&str] =
-    &["alphabet", "caller", "clock", "config", "fields", "mask", "route", "shutdown", "socket", "wake"];
+const GROUND_AND_NOUNS: &[&str] = &[
+    "alphabet", "caller", "clock", "config", "fields", "mask", "route", "shutdown", "socket",
+    "wake",
+];
 
 /// Where everything is put together: they import whatever they need.
 const ROOTS: [&str; 6] = ["main", "lib", "server", "portless", "reload", "demo"];

@@ -8,6 +8,7 @@
 //!
 //! *Why not* on open routes: nobody is told from another there, and one target's 429 would hold back all.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -23,6 +24,8 @@ use crate::caller::CallerId;
 pub(super) struct HoldBack {
     callers: Cache<CallerId, Hold>,
     all: Mutex<All>,
+    /// In nanoseconds: nobody is held any more from then on. Looked at first, for 429s are rare.
+    last: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +57,8 @@ impl HoldBack {
         let most = u64::try_from(most).unwrap_or(u64::MAX);
         let callers =
             Cache::builder().max_capacity(most).eviction_policy(EvictionPolicy::lru()).build();
-        Self { callers, all: Mutex::new(All { longest, ..All::default() }) }
+        let all = Mutex::new(All { longest, ..All::default() });
+        Self { callers, all, last: AtomicU64::new(0) }
     }
 
     /// Holds back for `longest` at most from now on, also who is held back already.
@@ -64,6 +68,9 @@ impl HoldBack {
 
     /// For how much longer this caller, or everyone, is held back.
     pub(super) fn look(&self, caller: Option<&CallerId>, now: Duration) -> Result<(), Duration> {
+        if nanos(now) >= self.last.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let own = caller.and_then(|caller| self.callers.get(caller)).unwrap_or_default();
         let all = self.all.lock();
         let until = own.end(all.longest).max(all.hold.end(all.longest));
@@ -78,6 +85,7 @@ impl HoldBack {
             return;
         }
         self.callers.insert(*caller, hold);
+        self.last.fetch_max(nanos(hold.until), Ordering::AcqRel);
         all.recent.retain(|(other, hold)| hold.at + NEAR > now && other != caller);
         all.recent.push((*caller, hold));
         if all.recent.len() >= CALLERS {
@@ -92,6 +100,10 @@ impl HoldBack {
             }
         }
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How long an upstream wants to be left alone (RFC 9110 §10.2.3): seconds or a date, `wall` being the time

@@ -226,12 +226,11 @@ impl Pass {
                 }
             }
         }
-        self.settle();
+        self.settle(now);
         self.turned.take()
     }
 
-    fn settle(&mut self) {
-        let now = self.guard.clock.mono();
+    fn settle(&mut self, now: Duration) {
         if let Some(breaker) = self.guard.breaker.lock().as_mut()
             && breaker.ended(self.leave, self.pair, self.health, now)
         {
@@ -250,7 +249,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if self.leave.probe {
-            self.settle();
+            self.settle(self.guard.clock.mono());
         }
     }
 }

@@ -1,0 +1,137 @@
+//! From a request to the head of its answer: one try, and perhaps a second.
+//!
+//! *Invariants*
+//! 1. The second try has a connection of its own, and only a request of which nothing was sent, or a read whose
+//!    kept connection ended, has one.
+//! 2. Each retry of what may have been sent is one that the budget allows (`retries.rs`).
+
+use std::time::Duration;
+
+use http::Response;
+use http::uri::PathAndQuery;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::NoHead;
+use super::known::Known;
+use super::origin::path;
+use super::pool::Lent;
+use super::{Ask, Kind, Sent, Trip, UpstreamError, Upstreams};
+use crate::clock::Now;
+
+/// A head that arrived, its body still to come.
+pub(super) struct Head {
+    pub(super) response: Response<Incoming>,
+    pub(super) line: Lent,
+    pub(super) at: Now,
+}
+
+/// Where one try may go.
+struct Way<'k> {
+    upstream: usize,
+    known: &'k Known,
+    path: PathAndQuery,
+    /// How long the connection may have been idle; `None` = it has to be new.
+    idle: Option<Duration>,
+    began: Instant,
+    /// When the exchange ends.
+    total: Instant,
+}
+
+impl Upstreams {
+    /// Sends the request, if need be twice, until a head is there.
+    pub(super) async fn head(
+        &self,
+        upstream: usize,
+        ask: &Ask,
+        began: Instant,
+        trip: &mut Trip,
+    ) -> Result<Head, (UpstreamError, Sent)> {
+        let way = self.known.get(upstream).zip(path(&ask.target));
+        let (known, path) = way.ok_or((UpstreamError::Target, Sent::Nothing))?;
+        known.retries.asked(trip.started_at.mono);
+        let idle = match ask.kind {
+            Kind::Safe => self.limits.idle,
+            Kind::Write => WRITE_IDLE,
+        };
+        let total = began + self.limits.total;
+        let mut way = Way { upstream, known, path, idle: Some(idle), began, total };
+        let (refused, sent) = match self.attempt(&way, ask, trip).await {
+            Ok(head) => return Ok(head),
+            Err(refused) => refused,
+        };
+        let lost = refused.closed && trip.reused && ask.kind == Kind::Safe;
+        if !refused.unsent && !lost {
+            return Err((refused.error, sent));
+        }
+        // What was not sent asks nothing more of the upstream when it is.
+        trip.denied = !refused.unsent && !self.may_retry(known);
+        if trip.denied {
+            return Err((refused.error, sent));
+        }
+        (way.idle, way.began) = (None, Instant::now());
+        trip.requested_at = self.ground.clock.now();
+        self.attempt(&way, ask, trip).await.map_err(|(refused, again)| {
+            (refused.error, if sent == Sent::Maybe { sent } else { again })
+        })
+    }
+
+    fn may_retry(&self, known: &Known) -> bool {
+        known.retries.retry(self.limits.retries, self.ground.clock.mono())
+    }
+
+    /// One try: a request on a connection, up to the end of the head.
+    async fn attempt(
+        &self,
+        way: &Way<'_>,
+        ask: &Ask,
+        trip: &mut Trip,
+    ) -> Result<Head, (NoHead, Sent)> {
+        trip.tries += 1;
+        let first_byte = way.began + self.limits.first_byte;
+        let mut line = None;
+        let answering = async {
+            let line = line.insert(self.line(way).await?);
+            let request = way.known.origin.request(ask, &way.path, line.speaks_http2());
+            line.send(request.ok_or(NoHead::broken(UpstreamError::Target))?).await
+        };
+        let outcome = timeout_at(way.total.min(first_byte), answering).await;
+        let at = self.ground.clock.now();
+        trip.reused = line.as_ref().is_some_and(|line| line.reused);
+        // Without a connection there was nothing to send on.
+        let sent = if line.is_some() { Sent::Maybe } else { Sent::Nothing };
+        match (outcome, line) {
+            (Ok(Ok(response)), Some(line)) => Ok(Head { response, line, at }),
+            (Ok(Err(refused)), _) => {
+                let sent = if refused.unsent { Sent::Nothing } else { sent };
+                Err((refused, sent))
+            }
+            (_elapsed, line) => {
+                if let Some(mut line) = line {
+                    line.retire();
+                }
+                let error = if first_byte < way.total {
+                    UpstreamError::FirstByteTimeout
+                } else {
+                    UpstreamError::TotalTimeout
+                };
+                Err((NoHead::broken(error), sent))
+            }
+        }
+    }
+
+    /// A connection to go by.
+    async fn line(&self, way: &Way<'_>) -> Result<Lent, NoHead> {
+        let kept = way.idle.and_then(|idle| self.pool.kept(way.upstream, idle, way.began));
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let to = way.known.origin.uri(way.path.clone());
+        let to = to.ok_or(NoHead::broken(UpstreamError::Target))?;
+        // Boxed: it would make the future of every exchange larger.
+        Box::pin(self.pool.connect(way.upstream, to)).await
+    }
+}
+
+/// Longest idle time of a connection on which a write may start.
+const WRITE_IDLE: Duration = Duration::from_secs(1);

@@ -33,7 +33,8 @@ pub fn poll_write(
 }
 
 thread_local! {
-    /// Where small buffers are put together; nobody reads it afterwards.
+    /// Where small buffers are put together. What was written stays until the next are, as in hyper's own buffers;
+    /// nobody reads it.
     static PIECE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 

@@ -114,6 +114,10 @@ class CountingUpstream:
         self.loop.call_soon(self.loop.stop)
 
 
+# Seconds for which it turns until an answer is due.
+TURN = 0.003
+
+
 class Exchange(asyncio.Protocol):
     """A connection of the counting upstream."""
 
@@ -130,9 +134,17 @@ class Exchange(asyncio.Protocol):
             head, _, self.received = self.received.partition(b"\r\n\r\n")
             self.upstream.heads.append(head.decode())
             if self.upstream.delay:
-                self.upstream.loop.call_later(self.upstream.delay, self.reply)
+                due = self.upstream.loop.time() + self.upstream.delay
+                self.upstream.loop.call_later(self.upstream.delay - TURN, self.reply_at, due)
             else:
                 self.reply()
+
+    def reply_at(self, due):
+        """To the moment: the loop's own timers are up to 2 ms late."""
+        if self.upstream.loop.time() < due:
+            self.upstream.loop.call_soon(self.reply_at, due)
+        else:
+            self.reply()
 
     def reply(self):
         with contextlib.suppress(OSError):

@@ -7,17 +7,17 @@ function init(arguments)
   local kind, token, keys = arguments[1], arguments[2], tonumber(arguments[3])
   wrk.headers["Authorization"] = "Bearer " .. token
   wrk.path = target .. "1"
+  local before, after = wrk.format("GET", target .. "#"):match("^(.-)#(.*)$")
   if kind == "many" then
     local requests, at = {}, 0
-    for unit = 1, keys do requests[unit] = wrk.format("GET", target .. unit) end
+    for unit = 1, math.min(keys, 10000) do requests[unit] = before .. unit .. after end
     function request()
       at = at % keys + 1
-      return requests[at]
+      return requests[at] or before .. at .. after
     end
   elseif kind == "close" then
     wrk.headers["Connection"] = "close"
   elseif kind == "misses" then
-    local before, after = wrk.format("GET", target .. "#"):match("^(.-)#(.*)$")
     local unit = 0
     function request()
       unit = unit + 1

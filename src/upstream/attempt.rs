@@ -1,8 +1,8 @@
 //! From a request to the head of its answer: one try, and perhaps a second.
 //!
 //! *Invariants*
-//! 1. The second try has a connection of its own, and only a request of which nothing was sent, or a read whose
-//!    kept connection ended, has one.
+//! 1. Only what went to a connection that was there before is tried again, on a new one: a request of which nothing
+//!    was sent, or a read whose connection ended.
 //! 2. Each retry of what may have been sent is one that the budget allows (`retries.rs`).
 
 use std::time::Duration;
@@ -26,8 +26,8 @@ pub(super) struct Head {
     pub(super) at: Now,
 }
 
-/// Where one try may go.
-struct Way<'k> {
+/// How one try goes.
+struct Try<'k> {
     upstream: usize,
     known: &'k Known,
     path: PathAndQuery,
@@ -55,13 +55,13 @@ impl Upstreams {
             Kind::Write => WRITE_IDLE,
         };
         let total = began + self.limits.total;
-        let mut way = Way { upstream, known, path, idle: Some(idle), began, total };
+        let mut way = Try { upstream, known, path, idle: Some(idle), began, total };
         let (refused, sent) = match self.attempt(&way, ask, trip).await {
             Ok(head) => return Ok(head),
             Err(refused) => refused,
         };
-        let lost = refused.closed && trip.reused && ask.kind == Kind::Safe;
-        if !refused.unsent && !lost {
+        let lost = refused.closed && ask.kind == Kind::Safe;
+        if !trip.reused || !(refused.unsent || lost) {
             return Err((refused.error, sent));
         }
         // What was not sent asks nothing more of the upstream when it is.
@@ -83,53 +83,59 @@ impl Upstreams {
     /// One try: a request on a connection, up to the end of the head.
     async fn attempt(
         &self,
-        way: &Way<'_>,
+        way: &Try<'_>,
         ask: &Ask,
         trip: &mut Trip,
     ) -> Result<Head, (NoHead, Sent)> {
         trip.tries += 1;
         let first_byte = way.began + self.limits.first_byte;
-        let mut line = None;
+        let mut lent = None;
         let answering = async {
-            let line = line.insert(self.line(way).await?);
+            let line = self.line(way).await?;
             let request = way.known.origin.request(ask, &way.path, line.speaks_http2());
-            line.send(request.ok_or(NoHead::broken(UpstreamError::Target))?).await
+            let request = request.ok_or(NoHead::broken(UpstreamError::Target))?;
+            lent.insert(line).send(request).await
         };
         let outcome = timeout_at(way.total.min(first_byte), answering).await;
         let at = self.ground.clock.now();
-        trip.reused = line.as_ref().is_some_and(|line| line.reused);
+        trip.reused = lent.as_ref().is_some_and(|line| line.reused);
         // Without a connection there was nothing to send on.
-        let sent = if line.is_some() { Sent::Maybe } else { Sent::Nothing };
-        match (outcome, line) {
-            (Ok(Ok(response)), Some(line)) => Ok(Head { response, line, at }),
-            (Ok(Err(refused)), _) => {
-                let sent = if refused.unsent { Sent::Nothing } else { sent };
+        let Some(mut line) = lent else {
+            let refused = match outcome {
+                Ok(Err(refused)) => refused,
+                _elapsed => NoHead::broken(late(way, first_byte)),
+            };
+            return Err((refused, Sent::Nothing));
+        };
+        match outcome {
+            Ok(Ok(response)) => Ok(Head { response, line, at }),
+            Ok(Err(refused)) => {
+                let sent = if refused.unsent { Sent::Nothing } else { Sent::Maybe };
                 Err((refused, sent))
             }
-            (_elapsed, line) => {
-                if let Some(mut line) = line {
-                    line.retire();
-                }
-                let error = if first_byte < way.total {
-                    UpstreamError::FirstByteTimeout
-                } else {
-                    UpstreamError::TotalTimeout
-                };
-                Err((NoHead::broken(error), sent))
+            Err(_elapsed) => {
+                line.retire();
+                Err((NoHead::broken(late(way, first_byte)), Sent::Maybe))
             }
         }
     }
 
     /// A connection to go by.
-    async fn line(&self, way: &Way<'_>) -> Result<Lent, NoHead> {
-        let kept = way.idle.and_then(|idle| self.pool.kept(way.upstream, idle, way.began));
-        if let Some(kept) = kept {
-            return Ok(kept);
+    async fn line(&self, way: &Try<'_>) -> Result<Lent, NoHead> {
+        let base = way.known.origin.base();
+        match way.idle {
+            Some(idle) => self.pool.lend(way.upstream, base, idle, way.began).await,
+            None => Box::pin(self.pool.connect(way.upstream, base)).await,
         }
-        let to = way.known.origin.uri(way.path.clone());
-        let to = to.ok_or(NoHead::broken(UpstreamError::Target))?;
-        // Boxed: it would make the future of every exchange larger.
-        Box::pin(self.pool.connect(way.upstream, to)).await
+    }
+}
+
+/// Which deadline ran out.
+fn late(way: &Try<'_>, first_byte: Instant) -> UpstreamError {
+    if first_byte < way.total {
+        UpstreamError::FirstByteTimeout
+    } else {
+        UpstreamError::TotalTimeout
     }
 }
 

@@ -71,27 +71,18 @@ impl Connector {
     }
 }
 
-impl Service<Uri> for Connector {
-    type Response = Line;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Line, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        self.transport.poll_ready(cx).map_err(ConnectError::from_transport)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let dialling = self.transport.call(uri);
-        let deadline = self.deadline;
+impl Connector {
+    /// Opens a connection to the scheme and authority of a URI.
+    pub(super) async fn open(&self, uri: Uri) -> Result<Line, ConnectError> {
+        // Always ready, as all below it are.
+        let dialling = self.transport.clone().call(uri);
         let lifetime = self.dice.shorten(self.age, AGE_JITTER);
-        Box::pin(async move {
-            let stream = timeout(deadline, dialling)
-                .await
-                .or(Err(ConnectError::TimedOut))?
-                .map_err(ConnectError::from_transport)?;
-            let opened = Instant::now();
-            Ok(Line { stream, span: Span { opened, lifetime } })
-        })
+        let stream = timeout(self.deadline, dialling)
+            .await
+            .or(Err(ConnectError::TimedOut))?
+            .map_err(ConnectError::from_transport)?;
+        let opened = Instant::now();
+        Ok(Line { stream, span: Span { opened, lifetime } })
     }
 }
 
@@ -139,14 +130,9 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// For how much longer it may be used.
-    pub(super) fn left(&self, now: Instant) -> Duration {
-        self.lifetime.saturating_sub(now.saturating_duration_since(self.opened))
-    }
-
     /// Whether it may not be used any more.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.left(now).is_zero()
+        now.saturating_duration_since(self.opened) >= self.lifetime
     }
 }
 

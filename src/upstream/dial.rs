@@ -4,7 +4,7 @@
 //! 1. Whoever gives none has TCP; what a connection costs then is one branch for each read and write.
 //! 2. TLS, deadlines and the pool lie above and are the same for both.
 //!
-//! *Why no type parameter:* it would reach through the clients, the gateway and the process, and all of
+//! *Why no type parameter:* it would reach through the pool, the gateway and the process, and all of
 //! them would be compiled once for each network.
 
 use std::fmt;

@@ -141,7 +141,7 @@ impl UpstreamError {
     }
 }
 
-/// What became of a request that got no head, as the client saw it.
+/// What became of a request that got no head.
 #[derive(Debug)]
 pub(super) struct NoHead {
     pub(super) error: UpstreamError,

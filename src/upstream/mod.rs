@@ -3,7 +3,7 @@
 //! *Invariants*
 //! 1. Every exchange ends within `upstream.total`, and no body grows past `upstream.max_body`.
 //! 2. A target goes out byte for byte, or not at all.
-//! 3. A write is sent at most once; a safe request at most twice, the second time on its own connection.
+//! 3. A write is sent at most once; a safe request at most twice, the second time on a new connection.
 //! 4. Bodies under way take at most `upstream.max_buffered`, over all exchanges.
 //! 5. A connection on which a deadline ran out, or that grew too old, carries no further request.
 //! 6. Under other limits, what is known of an upstream that stayed where it is lives on, and so does the bound
@@ -74,7 +74,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Clients for the `named` upstreams. Reads roots and CA file only.
+    /// Connections to the `named` upstreams, none yet. Reads roots and CA file only.
     ///
     /// # Errors
     /// When the CA file or a URL is unusable.
@@ -86,7 +86,7 @@ impl Upstreams {
         Self::after(None, limits, named, ground)
     }
 
-    /// Clients under other limits, over what is known of those upstreams whose name and URL stayed. They rule
+    /// The same under other limits, over what is known of those upstreams whose name and URL stayed. They rule
     /// over that from [`Self::take_over`] on: until then nothing has changed.
     ///
     /// # Errors

@@ -15,7 +15,9 @@ use super::{Ask, OnInterim, SetupError};
 pub(super) struct Origin {
     scheme: Scheme,
     authority: Authority,
-    /// The authority without what the scheme implies, nor credentials (RFC 9110 §7.2).
+    /// What connections are made to: no target of anybody's.
+    base: Uri,
+    /// The authority without a port that the scheme implies (RFC 9110 §7.2).
     host: HeaderValue,
 }
 
@@ -24,10 +26,15 @@ impl Origin {
         let of = |scheme: &Scheme, authority: &Authority| {
             let implied = if *scheme == Scheme::HTTPS { 443 } else { 80 };
             let host = match authority.port_u16().filter(|port| *port != implied) {
-                Some(port) => HeaderValue::try_from(format!("{}:{port}", authority.host())),
-                None => HeaderValue::try_from(authority.host()),
+                Some(port) => format!("{}:{port}", authority.host()),
+                None => authority.host().to_owned(),
             };
-            Some(Self { scheme: scheme.clone(), authority: authority.clone(), host: host.ok()? })
+            Some(Self {
+                scheme: scheme.clone(),
+                authority: authority.clone(),
+                base: uri(scheme, authority, PathAndQuery::from_static("/"))?,
+                host: host.try_into().ok()?,
+            })
         };
         let origin = url.scheme().zip(url.authority());
         origin
@@ -35,10 +42,14 @@ impl Origin {
             .ok_or_else(|| SetupError::Url { name: name.to_owned() })
     }
 
+    /// What connections are made to.
+    pub(super) fn base(&self) -> &Uri {
+        &self.base
+    }
+
     /// The URI of `path` here.
     pub(super) fn uri(&self, path: PathAndQuery) -> Option<Uri> {
-        let (scheme, authority) = (self.scheme.clone(), self.authority.clone());
-        Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
+        uri(&self.scheme, &self.authority, path)
     }
 
     /// A request as it goes out; `None` where the URI would be none.
@@ -68,13 +79,18 @@ impl Origin {
     }
 }
 
+fn uri(scheme: &Scheme, authority: &Authority, path: PathAndQuery) -> Option<Uri> {
+    let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
+    uri.path_and_query(path).build().ok()
+}
+
 /// The path and query of `target`; `None` when its bytes would not all go out as they are.
 pub(super) fn path(target: &Bytes) -> Option<PathAndQuery> {
     let path = PathAndQuery::from_maybe_shared(target.clone()).ok()?;
     (target.starts_with(b"/") && path.as_str().as_bytes() == target).then_some(path)
 }
 
-/// The same with what else is to be said of it, and who hears what comes before the answer.
+/// A request with what else is to be said of it, and who hears what comes before its answer.
 fn said(ask: &Ask, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
     if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {

@@ -2,10 +2,11 @@
 //!
 //! *Invariants*
 //! 1. Nothing is sent twice here, and nothing is tried again.
-//! 2. An HTTP/1.1 connection has one exchange at a time, and is kept only after one that ended well; an HTTP/2
-//!    connection is shared until it closes or is retired.
+//! 2. An HTTP/1.1 connection has one exchange at a time, and is kept only after one that ended well. An HTTP/2
+//!    connection is shared until it closes or is retired, and of one upstream one is.
 //! 3. Nobody is given a connection that grew too old, or that was idle for longer than he allows. What was idle
-//!    for `upstream.idle` is closed, also when nobody asks.
+//!    for `upstream.idle` is closed soon after, also when nobody asks.
+//! 4. Who waits for a new connection takes one that comes free before it.
 //!
 //! *Why not hyper-util's:* a sixth of a miss went into it (slowly hashed keys, a task for each answer whose body
 //! is still to come), it knows one idle time, and it says of what failed less than hyper does.
@@ -23,28 +24,39 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tower_service::Service;
 
 use super::connect::{Connector, Span};
 use super::failure::NoHead;
 use crate::config;
+use crate::wake::until;
 
-/// Connections to all upstreams; without any, none is kept.
-pub(super) struct Pool(Arc<Kept>);
+/// Connections to all upstreams.
+pub(super) struct Pool(Arc<Inner>);
 
-struct Kept {
+/// What lent connections come back to. The tasks of connections are spawned as hyper-util did it: a drain waits for
+/// the exchanges, not for what they ran on.
+struct Inner {
     connector: Connector,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     /// How long a connection may be idle.
     idle: Duration,
     /// One for each upstream.
-    lines: Box<[Mutex<Lines>]>,
+    stocks: Box<[Stock]>,
+    /// Whether the task is there that closes what was idle for too long.
     is_swept: AtomicBool,
 }
 
 /// The connections to an upstream that can be lent.
+#[derive(Default)]
+struct Stock {
+    lines: Mutex<Lines>,
+    /// One of them came free.
+    freed: Notify,
+}
+
 #[derive(Default)]
 struct Lines {
     /// Of HTTP/1.1, idle; those that came last are at the end.
@@ -63,6 +75,7 @@ struct Own {
 struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
     span: Span,
+    /// When an answer last came by it. Who was lent it has a clone.
     used: Arc<Mutex<Instant>>,
 }
 
@@ -72,10 +85,10 @@ pub(super) struct Lent {
     span: Span,
     /// Whether it was there before it was asked for.
     pub(super) reused: bool,
-    /// Whether it may be lent once more.
     is_good: bool,
+    /// Whose connection it is, by the number of the upstream.
     upstream: usize,
-    home: Arc<Kept>,
+    home: Arc<Inner>,
 }
 
 enum Sender {
@@ -93,30 +106,44 @@ impl Pool {
             .max_header_list_size(HTTP2_HEAD_SIZE)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        let lines = std::iter::repeat_with(Mutex::default).take(upstreams).collect();
+        let stocks = std::iter::repeat_with(Stock::default).take(upstreams).collect();
         let (idle, is_swept) = (limits.idle, AtomicBool::new(false));
-        Self(Arc::new(Kept { connector, http1, http2, idle, lines, is_swept }))
+        Self(Arc::new(Inner { connector, http1, http2, idle, stocks, is_swept }))
     }
 
-    /// A connection to an upstream that was idle for less than `idle`, if one is there.
-    pub(super) fn kept(&self, upstream: usize, idle: Duration, now: Instant) -> Option<Lent> {
-        let mut lines = self.0.lines.get(upstream)?.lock();
-        let (sender, span) = if let Some(shared) = lines.shared(idle.min(self.0.idle), now) {
-            (Sender::Shared(shared.clone()), shared.span)
-        } else {
-            let own = lines.own(idle, self.0.idle, now)?;
-            (Sender::Own(own.sender), own.span)
-        };
-        drop(lines);
-        Some(self.lent(upstream, sender, span, true))
-    }
-
-    /// A new connection to an upstream, at this URI.
+    /// A connection to an upstream that was idle for less than `idle`, or a new one to `base`, whichever is there
+    /// first.
     ///
     /// # Errors
     /// When none comes about: nothing was sent.
-    pub(super) async fn connect(&self, upstream: usize, to: Uri) -> Result<Lent, NoHead> {
-        let line = self.0.connector.clone().call(to).await.map_err(NoHead::from_connecting)?;
+    pub(super) async fn lend(
+        &self,
+        upstream: usize,
+        base: &Uri,
+        idle: Duration,
+        now: Instant,
+    ) -> Result<Lent, NoHead> {
+        let Some(stock) = self.0.stocks.get(upstream) else { return Err(NoHead::closed()) };
+        if let Some(lent) = self.at_hand(upstream, stock, idle, now) {
+            return Ok(lent);
+        }
+        // Boxed: it would make the future of every exchange larger.
+        Box::pin(async {
+            tokio::select! {
+                biased;
+                lent = until(&stock.freed, || self.at_hand(upstream, stock, idle, Instant::now())) => Ok(lent),
+                lent = self.connect(upstream, base) => lent,
+            }
+        })
+        .await
+    }
+
+    /// A new connection to an upstream.
+    ///
+    /// # Errors
+    /// When none comes about: nothing was sent.
+    pub(super) async fn connect(&self, upstream: usize, base: &Uri) -> Result<Lent, NoHead> {
+        let line = self.0.connector.open(base.clone()).await.map_err(NoHead::from_connecting)?;
         let span = line.span();
         let executor = TokioExecutor::new();
         let sender = if line.speaks_http2() {
@@ -124,10 +151,7 @@ impl Pool {
             let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
             executor.execute(async { drop(connection.await) });
             let shared = Shared { sender, span, used: Arc::new(Mutex::new(span.opened)) };
-            if let Some(lines) = self.0.lines.get(upstream) {
-                lines.lock().shared = Some(shared.clone());
-            }
-            self.0.see_to_sweeping();
+            self.0.share(upstream, &shared);
             Sender::Shared(shared)
         } else {
             let handshake = self.0.http1.handshake(line).await;
@@ -136,6 +160,24 @@ impl Pool {
             Sender::Own(sender)
         };
         Ok(self.lent(upstream, sender, span, false))
+    }
+
+    fn at_hand(
+        &self,
+        upstream: usize,
+        stock: &Stock,
+        idle: Duration,
+        now: Instant,
+    ) -> Option<Lent> {
+        let mut lines = stock.lines.lock();
+        let (sender, span) = if let Some(shared) = lines.shared(idle.min(self.0.idle), now) {
+            (Sender::Shared(shared.clone()), shared.span)
+        } else {
+            let own = lines.own(idle, self.0.idle, now)?;
+            (Sender::Own(own.sender), own.span)
+        };
+        drop(lines);
+        Some(self.lent(upstream, sender, span, true))
     }
 
     fn lent(&self, upstream: usize, sender: Sender, span: Span, reused: bool) -> Lent {
@@ -152,17 +194,11 @@ impl fmt::Debug for Pool {
 impl Lines {
     fn shared(&mut self, idle: Duration, now: Instant) -> Option<&Shared> {
         self.shared.take_if(|shared| shared.is_over(now));
-        let shared = self.shared.as_ref()?;
-        let mut used = shared.used.lock();
-        if now.saturating_duration_since(*used) >= idle {
-            return None;
-        }
-        *used = now;
-        drop(used);
-        Some(shared)
+        self.shared.as_ref().filter(|shared| shared.idle(now) < idle)
     }
 
-    /// The one that came last. Those that are of no use any more go on the way to it.
+    /// The one that came last. Those that are of no use any more go on the way to it, and one whose last answer
+    /// hyper is not through with stays.
     fn own(&mut self, at_most: Duration, idle: Duration, now: Instant) -> Option<Own> {
         for at in (0..self.own.len()).rev() {
             let own = self.own.get(at)?;
@@ -191,31 +227,54 @@ impl Shared {
     fn is_over(&self, now: Instant) -> bool {
         self.sender.is_closed() || self.span.is_over(now)
     }
+
+    /// For how long nobody had it, of those that the stock has.
+    fn idle(&self, now: Instant) -> Duration {
+        if Arc::strong_count(&self.used) > 1 {
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(*self.used.lock())
+    }
 }
 
-impl Kept {
+impl Inner {
+    /// Has others share a connection, unless there is one that they do.
+    fn share(self: &Arc<Self>, upstream: usize, shared: &Shared) {
+        let Some(stock) = self.stocks.get(upstream) else { return };
+        let mut lines = stock.lines.lock();
+        if lines.shared.as_ref().is_none_or(|other| other.is_over(Instant::now())) {
+            lines.shared = Some(shared.clone());
+            drop(lines);
+            stock.freed.notify_waiters();
+            self.see_to_sweeping();
+        }
+    }
+
     /// Closes what was idle for too long, for as long as the pool is there.
     fn see_to_sweeping(self: &Arc<Self>) {
         if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (kept, pause) = (Arc::downgrade(self), (self.idle / 2).max(SWEEP));
-        TokioExecutor::new().execute(sweep(kept, pause));
+        let (inner, pause) = (Arc::downgrade(self), (self.idle / 2).max(SWEEP));
+        TokioExecutor::new().execute(sweep(inner, pause));
     }
 }
 
-async fn sweep(kept: Weak<Kept>, pause: Duration) {
+async fn sweep(inner: Weak<Inner>, pause: Duration) {
     loop {
         sleep(pause).await;
-        let Some(kept) = kept.upgrade() else { return };
+        let Some(inner) = inner.upgrade() else { return };
         let now = Instant::now();
-        for lines in &kept.lines {
-            let mut lines = lines.lock();
-            lines.own.retain(|own| !own.is_over(kept.idle, now));
-            lines.shared.take_if(|shared| {
-                let idle = now.saturating_duration_since(*shared.used.lock());
-                shared.is_over(now) || idle >= kept.idle
-            });
+        for stock in &inner.stocks {
+            let mut lines = stock.lines.lock();
+            let over: Vec<_> =
+                lines.own.extract_if(.., |own| own.is_over(inner.idle, now)).collect();
+            let shared = lines
+                .shared
+                .take_if(|shared| shared.is_over(now) || shared.idle(now) >= inner.idle);
+            drop(lines);
+            // Each wakes a task: not under the lock.
+            drop((over, shared));
         }
     }
 }
@@ -248,26 +307,23 @@ impl Lent {
     /// Keeps it from being used again.
     pub(super) fn retire(&mut self) {
         self.is_good = false;
-        if let (Sender::Shared(mine), Some(lines)) =
-            (&self.sender, self.home.lines.get(self.upstream))
+        if let (Sender::Shared(mine), Some(stock)) =
+            (&self.sender, self.home.stocks.get(self.upstream))
         {
-            let same = |shared: &mut Shared| Arc::ptr_eq(&shared.used, &mine.used);
-            lines.lock().shared.take_if(same);
+            let mut lines = stock.lines.lock();
+            lines.shared.take_if(|shared| Arc::ptr_eq(&shared.used, &mine.used));
         }
     }
 
     /// The exchange ended well: the next one may have it.
-    pub(super) fn keep(mut self) {
+    pub(super) fn keep(self) {
         let now = Instant::now();
-        // It may be lent for as long as it may be idle.
-        if self.span.left(now) <= self.home.idle {
-            self.retire();
-        }
         match self.sender {
             Sender::Shared(shared) => *shared.used.lock() = now,
             Sender::Own(sender) if self.is_good && !sender.is_closed() => {
-                let Some(lines) = self.home.lines.get(self.upstream) else { return };
-                lines.lock().own.push(Own { sender, span: self.span, since: now });
+                let Some(stock) = self.home.stocks.get(self.upstream) else { return };
+                stock.lines.lock().own.push(Own { sender, span: self.span, since: now });
+                stock.freed.notify_one();
                 self.home.see_to_sweeping();
             }
             Sender::Own(_) => {}

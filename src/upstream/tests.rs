@@ -501,15 +501,70 @@ async fn a_length_beside_a_coding_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_that_would_grow_too_old_in_the_pool_is_not_kept() {
+async fn a_connection_that_grew_too_old_carries_no_further_request() {
     let server = Scripted::start().await;
-    let old = config::Upstream { age: Duration::from_mins(1), ..limits() };
-    let client = toward(&server, &old);
+    let minute = Duration::from_mins(1);
+    let client = toward(&server, &config::Upstream { age: minute, idle: 10 * minute, ..limits() });
     let (first, mut peer) = tokio::join!(client.exchange(0, get("/")), server.answer(OK));
     first.unwrap();
     settle().await;
+    pass(minute).await;
     let (second, _peer) = tokio::join!(within(client.exchange(0, get("/"))), server.answer(OK));
     assert!(!second.unwrap().trip.reused);
+    peer.closed().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_new_connection_takes_one_that_comes_free_before_it() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"http/1.1");
+    let asks = async {
+        let ask = async || within(client.exchange(0, get("/"))).await.unwrap().trip.reused;
+        let (first, second) = tokio::join!(ask(), ask());
+        assert!(first != second, "one of them opened it");
+    };
+    let serve = async {
+        let mut stream = handshake(&server, &tls).await;
+        // The other one never gets as far.
+        let _silent = server.accept().await;
+        for _ in 0..2 {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            stream.write_all(OK).await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = asks => {}
+        () = serve => unreachable!("it waits forever"),
+    }
+}
+
+#[tokio::test]
+async fn a_new_connection_that_ends_at_once_is_not_followed_by_another() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let (answer, ()) =
+        tokio::join!(within(client.exchange(0, get("/"))), async { drop(server.accept().await) });
+    let failure = answer.err().unwrap();
+    assert_eq!((failure.error.kind(), failure.trip.tries), ("reset", 1));
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_given_up_ends_its_connection() {
+    let server = Scripted::start().await;
+    let client = toward(&server, &limits());
+    let mut peer = tokio::select! {
+        _ = client.exchange(0, get("/")) => panic!("nobody answered"),
+        peer = async {
+            let mut peer = server.accept().await;
+            peer.request().await;
+            peer
+        } => peer,
+    };
     peer.closed().await;
 }
 
@@ -702,16 +757,62 @@ async fn cold_reads_at_once_share_what_http2_connection_comes_about() {
     let answer = service_fn(async |_: Request<Incoming>| {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
     });
-    let connection = async || {
+    // Of three connections one gets as far as to HTTP/2.
+    let serve = async {
         let stream = TokioIo::new(handshake(&server, &tls).await);
-        drop(builder.serve_connection(stream, answer).await);
-        std::future::pending::<()>().await;
+        let silent = async { [server.accept().await, server.accept().await] };
+        let (ended, _silent) = tokio::join!(builder.serve_connection(stream, answer), silent);
+        panic!("the connection ended: {ended:?}");
     };
     let ask = async || within(client.exchange(0, get("/"))).await.unwrap();
     tokio::select! {
-        _ = async { tokio::join!(connection(), connection(), connection()) } => unreachable!("they wait forever"),
+        () = serve => {}
         answers = async { tokio::join!(ask(), ask(), ask()) } => {
-            assert!([answers.0, answers.1, answers.2].iter().all(|answer| &answer.body[..] == b"{}"));
+            let answers = [answers.0, answers.1, answers.2];
+            assert!(answers.iter().all(|answer| &answer.body[..] == b"{}"));
+            assert_eq!(answers.iter().filter(|answer| answer.trip.reused).count(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_with_an_answer_under_way_is_not_idle() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let ten = Duration::from_mins(10);
+    let patient = config::Upstream { first_byte: ten, total: ten, age: ten, ..limits() };
+    let client = secure(&server, &ca, patient);
+    let tls = ca.acceptor(b"h2");
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let [stuck, goes_on] = [(); 2].map(|()| Arc::new(Notify::new()));
+    let (seen, word) = (Arc::clone(&stuck), Arc::clone(&goes_on));
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (seen, word) = (Arc::clone(&seen), Arc::clone(&word));
+        async move {
+            if request.uri().path() == "/stuck" {
+                seen.notify_one();
+                word.notified().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
+        }
+    });
+    let serve = async {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        drop(builder.serve_connection(stream, answer).await);
+    };
+    let others = async {
+        stuck.notified().await;
+        for ask in [get("/"), post("x")] {
+            // `upstream.idle` is a minute.
+            pass(Duration::from_secs(61)).await;
+            settle().await;
+            assert!(within(client.exchange(0, ask)).await.unwrap().trip.reused);
+        }
+        goes_on.notify_one();
+    };
+    tokio::select! {
+        () = serve => panic!("the connection ended"),
+        (stuck, ()) = async { tokio::join!(client.exchange(0, get("/stuck")), others) } => {
+            assert!(stuck.is_ok());
         }
     }
 }

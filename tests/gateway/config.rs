@@ -586,8 +586,7 @@ async fn a_pooled_connection_is_used_for_as_long_as_configured() {
     for (keys, wait, connections) in [
         ("", 3_000, 1),
         ("upstream.idle = \"2s\"", 3_000, 2),
-        // Nearly as old as it may get: not put back.
-        ("upstream.age = \"4s\"", 0, 2),
+        ("upstream.age = \"3s\"", 3_000, 2),
     ] {
         let upstream = Upstream::start().await;
         let gate = gate(&upstream, keys);

@@ -251,7 +251,8 @@ def coalesce(bench, contestant):
                 client.ask(TOKEN, 2)
             before = upstream.count
             wanted = request(TOKEN, 1).decode()
-            clients = [bench.place.servers, "volley", f"127.0.0.1:{server.port}", VOLLEY, wanted]
+            # At the lowest priority: the upstream beside them is to be as prompt as one on another machine.
+            clients = ["nice", "-n", 19, bench.place.servers, "volley", f"127.0.0.1:{server.port}", VOLLEY, wanted]
             times = json.loads(generator(bench, server, bench.place.load_cores[:1], clients))
     return {"asked": upstream.count - before, "median_ms": statistics.median(times) / 1000, "all_ms": times[-1] / 1000}
 

@@ -46,6 +46,7 @@ impl<S: BuildHasher> Entries<S> {
         let map = moka::sync::Cache::builder()
             .name("unitgate")
             .max_capacity(capacity)
+            .initial_capacity(room(capacity))
             .weigher(|_hash, slot: &Slot| weight(slot))
             .expire_after(LastWindow)
             .eviction_listener(move |_hash, _slot, cause| listener.count(cause))
@@ -206,6 +207,14 @@ impl Removals {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+/// For how many entries there is room in moka's table from the start. Half empty it is seldom made anew, which
+/// otherwise is 2 % of a miss.
+fn room(capacity: u64) -> usize {
+    usize::try_from(capacity / 1024).unwrap_or(MOST_ROOM).min(MOST_ROOM)
+}
+
+const MOST_ROOM: usize = 1 << 16;
 
 /// Bytes that an entry is counted with.
 fn weight(slot: &Slot) -> u32 {

@@ -87,11 +87,13 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         W: Future<Output = T> + Send + 'static,
     {
         let ticket = Ticket::of(Role::Leader, &landing.progress);
-        // Boxed: tokio moves a task of 14 kB as a whole each time that its stage changes.
-        drop(self.shutdown.spawn(Box::pin(async move {
+        // Boxed by itself: as a part of the task it would be there twice, before and while it is polled, and be
+        // moved as a whole each time that the task's stage changes.
+        let work = Box::pin(work);
+        drop(self.shutdown.spawn(async move {
             landing.landed = Some(work.await);
             drop(landing);
-        })));
+        }));
         ticket
     }
 

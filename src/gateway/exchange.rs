@@ -62,7 +62,7 @@ impl Gateway {
             self.metrics().upstream_errors_total.inc(usize::from(route), ANSWERED_5XX);
         }
         self.note_standing(caller, peer, answer.status);
-        self.note_skew(route, &answer.fields, answer.trip.head_at.wall);
+        self.note_skew(route, &answer.fields, &answer.trip.head_at);
         Ok(answer)
     }
 

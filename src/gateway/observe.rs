@@ -10,6 +10,7 @@ use tracing::warn;
 use super::Gateway;
 use super::landing::took;
 use crate::cache::policy::{NotStored, parse_date};
+use crate::clock::Now;
 use crate::error::Error;
 use crate::limit;
 use crate::mask::{Facts, MaskError};
@@ -119,11 +120,14 @@ impl Gateway {
         }
     }
 
-    /// How far the upstream's clock is ahead of ours, by its `Date`.
-    pub(super) fn note_skew(&self, route: u16, fields: &HeaderMap, received: Duration) {
-        let said = fields.get(DATE).and_then(|date| parse_date(date.as_bytes(), received));
-        if let Some(said) = said {
-            let ahead = said.as_secs_f64() - received.as_secs_f64();
+    /// How far the upstream's clock is ahead of ours, by its `Date`: looked at once a second.
+    pub(super) fn note_skew(&self, route: u16, fields: &HeaderMap, received: &Now) {
+        let Some(date) = fields.get(DATE) else { return };
+        if self.plan_at(route).skew.due(received.mono, Duration::from_secs(1)).is_none() {
+            return;
+        }
+        if let Some(said) = parse_date(date.as_bytes(), received.wall) {
+            let ahead = said.as_secs_f64() - received.wall.as_secs_f64();
             self.metrics().upstream_clock_skew_seconds.set(usize::from(route), ahead);
         }
     }

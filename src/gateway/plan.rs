@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub(super) failures: Rarely,
     /// When a body of it that can't be proven masked was last told.
     pub(super) unproven: Rarely,
+    /// When its upstream's clock was last compared with ours.
+    pub(super) skew: Rarely,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
             rate_policy: route.config.rate.or(config.limits.caller).and_then(rate_policy),
             failures: Rarely::new(),
             unproven: Rarely::new(),
+            skew: Rarely::new(),
         }
     }
 

@@ -583,11 +583,9 @@ async fn an_answer_may_be_as_large_as_configured() {
 
 #[tokio::test]
 async fn a_pooled_connection_is_used_for_as_long_as_configured() {
-    for (keys, wait, connections) in [
-        ("", 3_000, 1),
-        ("upstream.idle = \"2s\"", 3_000, 2),
-        ("upstream.age = \"3s\"", 3_000, 2),
-    ] {
+    for (keys, wait, connections) in
+        [("", 3_000, 1), ("upstream.idle = \"2s\"", 3_000, 2), ("upstream.age = \"3s\"", 3_000, 2)]
+    {
         let upstream = Upstream::start().await;
         let gate = gate(&upstream, keys);
         let alice = gate.client("alice");

@@ -204,7 +204,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::caller::CallerId;
 
     const RULE: config::Breaker = config::Breaker {
         failures: 0.5,
@@ -222,7 +221,7 @@ mod tests {
     }
 
     fn pair(caller: u8, key: u64) -> Pair {
-        Pair { caller: Some(CallerId::from_bytes([caller; 32])), key }
+        Pair { caller: caller.into(), key }
     }
 
     fn end(breaker: &mut Breaker, pair: Pair, health: Health, now: Duration) -> bool {

@@ -152,10 +152,12 @@ impl Guard {
         self.hold.look(caller, now).map_err(|wait| Refused::new(Why::HeldBack, wait))?;
         let leave = self.breaker.lock().as_mut().map(|breaker| breaker.admit(now)).transpose();
         let leave = leave.map_err(|wait| Refused::new(Why::Open, wait))?;
-        let pair = Pair { caller: caller.copied(), key: self.hasher.hash_one(key) };
+        let digest = |caller| self.hasher.hash_one(caller);
+        let pair = Pair { caller: caller.map_or(0, digest), key: self.hasher.hash_one(key) };
         Ok(Pass {
             guard: Arc::clone(self),
             leave: leave.unwrap_or(Leave { probe: false }),
+            caller: caller.copied(),
             pair,
             health: Health::Unknown,
             turned: None,
@@ -195,6 +197,7 @@ impl Guard {
 pub struct Pass {
     guard: Arc<Guard>,
     leave: Leave,
+    caller: Option<CallerId>,
     pair: Pair,
     health: Health,
     turned: Option<State>,
@@ -211,8 +214,7 @@ impl Pass {
                 let capacity = self.health == Health::Well;
                 let latency = capacity.then(|| latency(&answer.trip));
                 self.guard.queue.learn(latency, now);
-                if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) =
-                    (answer.status, &self.pair.caller)
+                if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) = (answer.status, &self.caller)
                 {
                     let wait = retry_after(&answer.fields, answer.trip.head_at.wall);
                     self.guard.hold.throttled(caller, wait, now);

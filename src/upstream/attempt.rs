@@ -125,7 +125,7 @@ impl Upstreams {
         let base = way.known.origin.base();
         match way.idle {
             Some(idle) => self.pool.lend(way.upstream, base, idle, way.began).await,
-            None => Box::pin(self.pool.connect(way.upstream, base)).await,
+            None => self.pool.connect(way.upstream, base).await,
         }
     }
 }

@@ -25,7 +25,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Connector, Span};
 use super::failure::NoHead;
@@ -127,15 +127,24 @@ impl Pool {
         if let Some(lent) = self.at_hand(upstream, stock, idle, now) {
             return Ok(lent);
         }
+        let freed = until(&stock.freed, || self.at_hand(upstream, stock, idle, Instant::now()));
         // Boxed: it would make the future of every exchange larger.
-        Box::pin(async {
-            tokio::select! {
-                biased;
-                lent = until(&stock.freed, || self.at_hand(upstream, stock, idle, Instant::now())) => Ok(lent),
-                lent = self.connect(upstream, base) => lent,
+        let mut connecting = Box::pin(Arc::clone(&self.0).connect(upstream, base.clone()));
+        tokio::select! {
+            biased;
+            lent = freed => {
+                // It was needed, and will be: what it cost so far is not for nothing.
+                if !lent.speaks_http2() {
+                    TokioExecutor::new().execute(async {
+                        if let Ok(lent) = connecting.await {
+                            lent.keep();
+                        }
+                    });
+                }
+                Ok(lent)
             }
-        })
-        .await
+            lent = &mut connecting => lent,
+        }
     }
 
     /// A new connection to an upstream.
@@ -143,23 +152,7 @@ impl Pool {
     /// # Errors
     /// When none comes about: nothing was sent.
     pub(super) async fn connect(&self, upstream: usize, base: &Uri) -> Result<Lent, NoHead> {
-        let line = self.0.connector.open(base.clone()).await.map_err(NoHead::from_connecting)?;
-        let span = line.span();
-        let executor = TokioExecutor::new();
-        let sender = if line.speaks_http2() {
-            let handshake = self.0.http2.handshake(line).await;
-            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
-            executor.execute(async { drop(connection.await) });
-            let shared = Shared { sender, span, used: Arc::new(Mutex::new(span.opened)) };
-            self.0.share(upstream, &shared);
-            Sender::Shared(shared)
-        } else {
-            let handshake = self.0.http1.handshake(line).await;
-            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
-            executor.execute(async { drop(connection.await) });
-            Sender::Own(sender)
-        };
-        Ok(self.lent(upstream, sender, span, false))
+        Box::pin(Arc::clone(&self.0).connect(upstream, base.clone())).await
     }
 
     fn at_hand(
@@ -177,11 +170,8 @@ impl Pool {
             (Sender::Own(own.sender), own.span)
         };
         drop(lines);
-        Some(self.lent(upstream, sender, span, true))
-    }
-
-    fn lent(&self, upstream: usize, sender: Sender, span: Span, reused: bool) -> Lent {
-        Lent { sender, span, reused, is_good: true, upstream, home: Arc::clone(&self.0) }
+        let home = Arc::clone(&self.0);
+        Some(Lent { sender, span, reused: true, is_good: true, upstream, home })
     }
 }
 
@@ -197,17 +187,16 @@ impl Lines {
         self.shared.as_ref().filter(|shared| shared.idle(now) < idle)
     }
 
-    /// The one that came last. Those that are of no use any more go on the way to it, and one whose last answer
-    /// hyper is not through with stays.
+    /// The one that came last. Those that are of no use any more go on the way to it.
     fn own(&mut self, at_most: Duration, idle: Duration, now: Instant) -> Option<Own> {
         for at in (0..self.own.len()).rev() {
             let own = self.own.get(at)?;
-            if own.is_over(idle, now) {
+            if own.is_over(idle, now) || !own.sender.is_ready() {
                 self.own.remove(at);
             } else if now.saturating_duration_since(own.since) >= at_most {
                 // Nor did those before it come later.
                 return None;
-            } else if own.sender.is_ready() {
+            } else {
                 return Some(self.own.remove(at));
             }
         }
@@ -228,7 +217,7 @@ impl Shared {
         self.sender.is_closed() || self.span.is_over(now)
     }
 
-    /// For how long nobody had it, of those that the stock has.
+    /// Since when no answer came by it, if nobody has it: asked of what the stock has.
     fn idle(&self, now: Instant) -> Duration {
         if Arc::strong_count(&self.used) > 1 {
             return Duration::ZERO;
@@ -238,16 +227,46 @@ impl Shared {
 }
 
 impl Inner {
-    /// Has others share a connection, unless there is one that they do.
+    async fn connect(self: Arc<Self>, upstream: usize, base: Uri) -> Result<Lent, NoHead> {
+        let line = self.connector.open(base).await.map_err(NoHead::from_connecting)?;
+        let span = line.span();
+        let executor = TokioExecutor::new();
+        let sender = if line.speaks_http2() {
+            let handshake = self.http2.handshake(line).await;
+            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
+            executor.execute(async { drop(connection.await) });
+            let shared = Shared { sender, span, used: Arc::new(Mutex::new(span.opened)) };
+            self.share(upstream, &shared);
+            Sender::Shared(shared)
+        } else {
+            let handshake = self.http1.handshake(line).await;
+            let (sender, connection) = handshake.map_err(|_ended| NoHead::closed())?;
+            executor.execute(async { drop(connection.await) });
+            Sender::Own(sender)
+        };
+        Ok(Lent { sender, span, reused: false, is_good: true, upstream, home: self })
+    }
+
+    /// Has others share a connection, unless there is one that somebody has.
     fn share(self: &Arc<Self>, upstream: usize, shared: &Shared) {
-        let Some(stock) = self.stocks.get(upstream) else { return };
+        let (Some(stock), now) = (self.stocks.get(upstream), Instant::now()) else { return };
         let mut lines = stock.lines.lock();
-        if lines.shared.as_ref().is_none_or(|other| other.is_over(Instant::now())) {
-            lines.shared = Some(shared.clone());
+        let is_had = |other: &Shared| !other.is_over(now) && other.idle(now).is_zero();
+        if !lines.shared.as_ref().is_some_and(is_had) {
+            let last = lines.shared.replace(shared.clone());
             drop(lines);
+            drop(last);
             stock.freed.notify_waiters();
             self.see_to_sweeping();
         }
+    }
+
+    /// Takes an idle connection back.
+    fn take_back(self: &Arc<Self>, upstream: usize, own: Own) {
+        let Some(stock) = self.stocks.get(upstream) else { return };
+        stock.lines.lock().own.push(own);
+        stock.freed.notify_one();
+        self.see_to_sweeping();
     }
 
     /// Closes what was idle for too long, for as long as the pool is there.
@@ -317,17 +336,24 @@ impl Lent {
 
     /// The exchange ended well: the next one may have it.
     pub(super) fn keep(self) {
-        let now = Instant::now();
-        match self.sender {
-            Sender::Shared(shared) => *shared.used.lock() = now,
-            Sender::Own(sender) if self.is_good && !sender.is_closed() => {
-                let Some(stock) = self.home.stocks.get(self.upstream) else { return };
-                stock.lines.lock().own.push(Own { sender, span: self.span, since: now });
-                stock.freed.notify_one();
-                self.home.see_to_sweeping();
+        let Self { span, is_good, upstream, home, .. } = self;
+        let mut sender = match self.sender {
+            Sender::Own(sender) if is_good && !sender.is_closed() => sender,
+            Sender::Own(_) => return,
+            Sender::Shared(shared) => {
+                *shared.used.lock() = Instant::now();
+                return;
             }
-            Sender::Own(_) => {}
+        };
+        if sender.is_ready() {
+            return home.take_back(upstream, Own { sender, span, since: Instant::now() });
         }
+        // On another thread hyper is not through with the last answer yet.
+        TokioExecutor::new().execute(async move {
+            if let Ok(Ok(())) = timeout(home.idle, sender.ready()).await {
+                home.take_back(upstream, Own { sender, span, since: Instant::now() });
+            }
+        });
     }
 }
 

@@ -515,31 +515,70 @@ async fn a_connection_that_grew_too_old_carries_no_further_request() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_new_connection_takes_one_that_comes_free_before_it() {
-    let (server, ca) = (Scripted::start().await, Authority::new());
-    let client = secure(&server, &ca, limits());
-    let tls = ca.acceptor(b"http/1.1");
-    let asks = async {
-        let ask = async || within(client.exchange(0, get("/"))).await.unwrap().trip.reused;
-        let (first, second) = tokio::join!(ask(), ask());
-        assert!(first != second, "one of them opened it");
-    };
-    let serve = async {
-        let mut stream = handshake(&server, &tls).await;
-        // The other one never gets as far.
-        let _silent = server.accept().await;
-        for _ in 0..2 {
+async fn who_waits_for_a_connection_takes_one_that_comes_free_and_the_new_one_is_kept() {
+    async fn serve(mut stream: TlsStream<TcpStream>) {
+        loop {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 stream.read_buf(&mut head).await.unwrap();
             }
             stream.write_all(OK).await.unwrap();
         }
-        std::future::pending::<()>().await;
+    }
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"http/1.1");
+    let (answered, is_there) = (Notify::new(), Notify::new());
+    let asks = async {
+        let ask = async || within(client.exchange(0, get("/"))).await.unwrap().trip.reused;
+        let (first, second) = tokio::join!(ask(), ask());
+        assert!(first != second, "one of them opened it");
+        answered.notify_one();
+        is_there.notified().await;
+        settle().await;
+        assert_eq!(tokio::join!(ask(), ask()), (true, true));
+    };
+    let serving = async {
+        let first = serve(handshake(&server, &tls).await);
+        let second = async {
+            // It gets no further until both have been answered by the first.
+            let late = server.accept().await.0;
+            answered.notified().await;
+            let late = within(tls.accept(late)).await.unwrap();
+            is_there.notify_one();
+            serve(late).await;
+        };
+        tokio::join!(first, second);
     };
     tokio::select! {
         () = asks => {}
-        () = serve => unreachable!("it waits forever"),
+        () = serving => unreachable!("it waits forever"),
+    }
+}
+
+#[tokio::test]
+async fn writes_after_a_pause_share_one_new_http2_connection() {
+    let (server, ca) = (Scripted::start().await, Authority::new());
+    let client = secure(&server, &ca, limits());
+    let tls = ca.acceptor(b"h2");
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let answer = service_fn(async |_: Request<Incoming>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
+    });
+    let connection = async || {
+        let stream = TokioIo::new(handshake(&server, &tls).await);
+        drop(builder.serve_connection(stream, answer).await);
+        std::future::pending::<()>().await;
+    };
+    let asks = async {
+        let write = async || within(client.exchange(0, post("x"))).await.unwrap().trip.reused;
+        assert!(!write().await);
+        pass(Duration::from_millis(1_500)).await;
+        assert_eq!((write().await, write().await, write().await), (false, true, true));
+    };
+    tokio::select! {
+        () = asks => {}
+        _ = async { tokio::join!(connection(), connection()) } => unreachable!("they wait forever"),
     }
 }
 

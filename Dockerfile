@@ -6,8 +6,8 @@
 # Why static glibc on scratch: the smallest image, and nothing in it needs security updates but what we
 # build ourselves and the certificates. Name resolution holds: since glibc 2.34 its `files` and `dns` are
 # part of the C library, so that a static binary reads /etc/hosts and asks DNS without loading anything;
-# other NSS modules (mDNS, LDAP) are not for containers. Why not musl: another target to install, a slower
-# allocator, another resolver than the one the tests run with.
+# other NSS modules (mDNS, LDAP) are not for containers. Why not musl: another target to install, and
+# another resolver than the one the tests run with.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build

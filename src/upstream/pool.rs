@@ -8,7 +8,7 @@
 //!    for `upstream.idle` is closed soon after, also when nobody asks.
 //! 4. Who waits for a new connection takes one that comes free before it.
 //!
-//! *Why not hyper-util's:* a sixth of a miss went into it (slowly hashed keys, a task for each answer whose body
+//! *Why not hyper-util's:* a tenth of a miss went into it (slowly hashed keys, a task for each answer whose body
 //! is still to come), it knows one idle time, and it says of what failed less than hyper does.
 
 use std::fmt;

@@ -13,11 +13,9 @@ use super::{Ask, OnInterim, SetupError};
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    scheme: Scheme,
-    authority: Authority,
     /// What connections are made to: no target of anybody's.
     base: Uri,
-    /// The authority without a port that the scheme implies (RFC 9110 §7.2).
+    /// Its authority without a port that the scheme implies (RFC 9110 §7.2).
     host: HeaderValue,
 }
 
@@ -29,12 +27,8 @@ impl Origin {
                 Some(port) => format!("{}:{port}", authority.host()),
                 None => authority.host().to_owned(),
             };
-            Some(Self {
-                scheme: scheme.clone(),
-                authority: authority.clone(),
-                base: uri(scheme, authority, PathAndQuery::from_static("/"))?,
-                host: host.try_into().ok()?,
-            })
+            let base = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
+            Some(Self { base: base.path_and_query("/").build().ok()?, host: host.try_into().ok()? })
         };
         let origin = url.scheme().zip(url.authority());
         origin
@@ -49,7 +43,9 @@ impl Origin {
 
     /// The URI of `path` here.
     pub(super) fn uri(&self, path: PathAndQuery) -> Option<Uri> {
-        uri(&self.scheme, &self.authority, path)
+        let mut parts = self.base.clone().into_parts();
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).ok()
     }
 
     /// A request as it goes out; `None` where the URI would be none.
@@ -77,11 +73,6 @@ impl Origin {
         }
         Some(said(ask, request))
     }
-}
-
-fn uri(scheme: &Scheme, authority: &Authority, path: PathAndQuery) -> Option<Uri> {
-    let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
-    uri.path_and_query(path).build().ok()
 }
 
 /// The path and query of `target`; `None` when its bytes would not all go out as they are.

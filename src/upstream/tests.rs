@@ -45,8 +45,7 @@ impl Scripted {
     /// Accepts, reads a request, answers `bytes`; the connection stays open with the caller.
     async fn answer(&self, bytes: &[u8]) -> Peer {
         let mut peer = self.accept().await;
-        peer.request().await;
-        peer.send(bytes).await;
+        peer.answer(bytes).await;
         peer
     }
 }
@@ -69,6 +68,12 @@ impl Peer {
 
     async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// Reads a request, answers `bytes`.
+    async fn answer(&mut self, bytes: &[u8]) {
+        self.request().await;
+        self.send(bytes).await;
     }
 
     /// Resolves once the client has closed the connection.
@@ -357,10 +362,7 @@ async fn a_connection_is_used_again_by_reads_and_by_writes() {
     assert!(!first.unwrap().trip.reused);
     for ask in [get("/"), post("x"), post("y"), get("/")] {
         settle().await;
-        let (next, ()) = tokio::join!(within(client.exchange(0, ask)), async {
-            peer.request().await;
-            peer.send(OK).await;
-        });
+        let (next, ()) = tokio::join!(within(client.exchange(0, ask)), peer.answer(OK));
         assert!(next.unwrap().trip.reused);
     }
 }
@@ -388,10 +390,7 @@ async fn exchanges_at_once_have_a_connection_each_and_what_came_back_last_goes_o
     assert!(one.is_ok() && other.is_ok());
     for _ in 0..2 {
         settle().await;
-        let (next, ()) = tokio::join!(within(client.exchange(0, get("/3"))), async {
-            last.request().await;
-            last.send(OK).await;
-        });
+        let (next, ()) = tokio::join!(within(client.exchange(0, get("/3"))), last.answer(OK));
         assert!(next.unwrap().trip.reused);
     }
     drop(client);
@@ -467,10 +466,7 @@ async fn a_write_does_not_start_on_a_connection_idle_for_over_a_second() {
     drop(new);
     settle().await;
     // A read may still have it.
-    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), async {
-        old.request().await;
-        old.send(OK).await;
-    });
+    let (answer, ()) = tokio::join!(within(client.exchange(0, get("/"))), old.answer(OK));
     assert!(answer.unwrap().trip.reused);
 }
 

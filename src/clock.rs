@@ -135,7 +135,8 @@ fn wall() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// Whole nanoseconds; what is longer than 584 years is that long.
+pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

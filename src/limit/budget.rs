@@ -16,7 +16,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 
 use super::store::{Buckets, Key, Ledger, Visit};
-use crate::clock::Clock;
+use crate::clock::{Clock, nanos};
 use crate::config::Rate;
 
 /// A limiter for keys of one kind.
@@ -100,8 +100,7 @@ impl governor::clock::Clock for Ticks {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        let elapsed = u64::try_from(self.0.mono().as_nanos()).unwrap_or(u64::MAX);
-        Nanos::new(elapsed.min(LATEST))
+        Nanos::new(nanos(self.0.mono()).min(LATEST))
     }
 }
 

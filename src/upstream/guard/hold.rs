@@ -18,6 +18,7 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 
 use crate::caller::CallerId;
+use crate::clock::nanos;
 
 /// Who is held back, and until when.
 #[derive(Debug)]
@@ -100,10 +101,6 @@ impl HoldBack {
             }
         }
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How long an upstream wants to be left alone (RFC 9110 §10.2.3): seconds or a date, `wall` being the time

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use unitgate::clock::{Clock, Dice};
 use unitgate::config::{AccessLog, Config, Limits};
-use unitgate::gateway::{Current, Session};
+use unitgate::gateway::{Content, Current, Session};
 use unitgate::listener::{Ahead, Given, Workers};
 use unitgate::server::{Server, Setting};
 use unitgate::telemetry::Lines;
@@ -77,7 +77,7 @@ pub(crate) async fn answered(
     gateway: &Current,
     session: &Session,
     request: Request<Full<Bytes>>,
-) -> Response<Full<Bytes>> {
+) -> Response<Full<Content>> {
     let reply = gateway.handle(request, session, &Ahead::new()).await;
     assert!(reply.headers().contains_key("cache-status"), "it was refused");
     reply

@@ -11,7 +11,6 @@
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use http::HeaderMap;
@@ -22,6 +21,7 @@ use moka::ops::compute::{CompResult, Op};
 use super::Sizes;
 use super::slot::Slot;
 use super::stored::{KeyRef, Owner, Stored};
+use crate::clock::Now;
 
 /// What is stored.
 #[derive(Debug)]
@@ -48,7 +48,6 @@ impl<S: BuildHasher> Entries<S> {
             .max_capacity(capacity)
             .initial_capacity(room(capacity))
             .weigher(|_hash, slot: &Slot| weight(slot))
-            .expire_after(LastWindow)
             .eviction_listener(move |_hash, _slot, cause| listener.count(cause))
             .build_with_hasher(BuildHasherDefault::default());
         Self { map, hasher, removals, capacity }
@@ -94,7 +93,9 @@ impl<S: BuildHasher> Entries<S> {
     pub(super) fn end(&self, key: &KeyRef<'_>, request: &HeaderMap) -> bool {
         if let Owner::Caller(_) = key.owner {
             // Another key's answer that has its hash goes with it, which costs a request.
-            return self.map.remove(&self.hash(key)).is_some_and(|slot| slot.is_under(key));
+            let slot = self.map.remove(&self.hash(key));
+            self.removals.ended(slot.is_some());
+            return slot.is_some_and(|slot| slot.is_under(key));
         }
         let ended = self.map.entry(self.hash(key)).and_compute_with(|held| {
             let held = held.map(Entry::into_value).filter(|held| held.is_under(key));
@@ -105,6 +106,7 @@ impl<S: BuildHasher> Entries<S> {
                 Some(_all) => Op::Nop,
             }
         });
+        self.removals.ended(matches!(ended, CompResult::Removed(_)));
         matches!(ended, CompResult::Removed(_) | CompResult::ReplacedWith(_))
     }
 
@@ -113,8 +115,24 @@ impl<S: BuildHasher> Entries<S> {
         for (hash, slot) in &self.map {
             if !keeps(&slot) {
                 // A newer answer that takes its place meanwhile is lost with it, which costs a request.
-                self.map.invalidate(&*hash);
+                self.removals.ended(self.map.remove(&*hash).is_some());
             }
+        }
+    }
+
+    /// All that is here, in no order; not as if it were used.
+    pub(super) fn iter(&self) -> moka::sync::Iter<'_, u64, Slot> {
+        self.map.iter()
+    }
+
+    /// Lets go of what stands under a hash if it is past its last window.
+    pub(super) fn drop_over(&self, hash: u64, now: &Now) {
+        let dropped = self.map.entry(hash).and_compute_with(|held| match held {
+            Some(held) if held.value().is_over(now) => Op::Remove,
+            _ => Op::Nop,
+        });
+        if matches!(dropped, CompResult::Removed(_)) {
+            self.removals.expired.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -161,31 +179,6 @@ impl Hasher for Hashed {
     }
 }
 
-/// Drops an entry after its last window. The instants are moka's own, and not looked at.
-struct LastWindow;
-
-#[expect(clippy::disallowed_types, reason = "moka's interface names them")]
-impl moka::Expiry<u64, Slot> for LastWindow {
-    fn expire_after_create(
-        &self,
-        _hash: &u64,
-        slot: &Slot,
-        _at: std::time::Instant,
-    ) -> Option<Duration> {
-        Some(slot.useful_for())
-    }
-
-    fn expire_after_update(
-        &self,
-        _hash: &u64,
-        slot: &Slot,
-        _at: std::time::Instant,
-        _left: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(slot.useful_for())
-    }
-}
-
 /// Why entries came and went.
 #[derive(Debug, Default)]
 struct Removals {
@@ -197,14 +190,18 @@ struct Removals {
 }
 
 impl Removals {
+    /// What moka tells of; who removes an entry counts it himself, since he knows why.
     fn count(&self, cause: RemovalCause) {
         let counter = match cause {
             RemovalCause::Size => &self.size,
-            RemovalCause::Expired => &self.expired,
             RemovalCause::Replaced => &self.replaced,
-            RemovalCause::Explicit => &self.ended,
+            RemovalCause::Expired | RemovalCause::Explicit => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ended(&self, one: bool) {
+        self.ended.fetch_add(one.into(), Ordering::Relaxed);
     }
 }
 
@@ -222,11 +219,12 @@ fn weight(slot: &Slot) -> u32 {
 }
 
 /// What moka and the allocator take for an entry beside what is counted: its hash bucket, the nodes of
-/// two queues and a timer, and the headers of the allocations. `cache_bytes` is compared with RSS.
+/// a queue, and the headers of the allocations. `cache_bytes` is compared with RSS.
 const ENTRY_OVERHEAD: usize = 480;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use http::header::{ACCEPT_LANGUAGE, VARY};
     use http::{HeaderValue, StatusCode};
@@ -236,9 +234,9 @@ mod tests {
     use crate::cache::generation::Stamp;
     use crate::cache::policy::{Life, Variant};
     use crate::cache::stored::Unshown;
+    use crate::cache::sweep::Sweep;
     use crate::cache::times::Times;
     use crate::caller::CallerId;
-    use crate::clock::Now;
     use crate::config::Config;
     use crate::mask::Masker;
 
@@ -322,6 +320,34 @@ mod tests {
         let under = |target| entries.get(&KeyRef { owner: Owner::Open, route: 0, target });
         assert!(under("/a").is_none());
         assert_eq!(under("/b").unwrap().variants().len(), 2);
+    }
+
+    #[test]
+    fn what_is_past_its_last_window_goes_at_the_next_sweep_and_nothing_else_does() {
+        let entries = Entries::new(1 << 20).unwrap();
+        let (none, minute) = (HeaderMap::new(), Duration::from_mins(1));
+        let at = |mono| Now { mono, wall: mono };
+        let came_at = |mono, target: &str| {
+            let one = Stored::clone(&stored(Some(1), 0, target));
+            Arc::new(Stored { times: Times::new(&at(mono), &one.life(), None), ..one })
+        };
+        let later = came_at(minute, "/later");
+        assert!(entries.put(&later, &none));
+        let targets: Vec<_> = (0..200).map(|number| format!("/{number}")).collect();
+        let old: Vec<_> = targets.iter().map(|target| came_at(Duration::ZERO, target)).collect();
+        for one in &old {
+            assert!(entries.put(one, &none));
+        }
+        let sweep = |now| {
+            let mut sweep = Sweep::over(Some(&entries));
+            while sweep.step(&at(now)) {}
+        };
+        sweep(minute);
+        assert!(old.iter().all(|one| is_there(&entries, one)));
+        sweep(minute + Duration::from_nanos(1));
+        assert!(!old.iter().any(|one| is_there(&entries, one)) && is_there(&entries, &later));
+        let sizes = entries.sizes();
+        assert_eq!((sizes.entries, sizes.evicted_expired, sizes.evicted_ended), (1, 200, 0));
     }
 
     #[test]

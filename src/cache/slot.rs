@@ -6,11 +6,11 @@
 //! 2. Whoever asks again is answered by what he just brought, whatever its date.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 
 use super::stored::{KeyRef, Stored};
+use crate::clock::Now;
 
 /// What one key holds.
 #[derive(Clone, Debug)]
@@ -69,13 +69,9 @@ impl Slot {
         self.variants().iter().map(|stored| stored.bytes() + size_of::<usize>()).sum()
     }
 
-    /// The longest time that any variant can still be of use.
-    pub(super) fn useful_for(&self) -> Duration {
-        let left = |stored: &Arc<Stored>| {
-            let life = stored.life();
-            life.last_use().saturating_sub(life.initial_age)
-        };
-        self.variants().iter().map(left).max().unwrap_or_default()
+    /// Whether nothing of it can be of use any more.
+    pub(super) fn is_over(&self, now: &Now) -> bool {
+        self.variants().iter().all(|stored| stored.is_over(now))
     }
 }
 

@@ -204,7 +204,12 @@ impl Stored {
 
     /// Whether a conditional request for it is worth sending at `now` (RFC 9111 §4.3).
     pub fn can_be_revalidated(&self, now: &Now) -> bool {
-        self.validators().any() && self.age(now) <= self.life().last_use()
+        self.validators().any() && !self.is_over(now)
+    }
+
+    /// Whether it is past its last window, or its token: nothing can be made of it any more.
+    pub fn is_over(&self, now: &Now) -> bool {
+        self.age(now) > self.life().last_use() || self.token_ended(now)
     }
 
     /// Memory it takes, in bytes: key, body, fields and bookkeeping.

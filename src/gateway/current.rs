@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use ipnet::IpNet;
@@ -25,7 +24,7 @@ use parking_lot::Mutex;
 
 use super::inbound::Bounds;
 use super::plan::Plan;
-use super::{Gateway, Payload, Session, Shared};
+use super::{Content, Gateway, Payload, Session, Shared};
 use crate::cache::Cache;
 use crate::cache::flight::Flights;
 use crate::caller::Callers;
@@ -71,7 +70,7 @@ impl Current {
         request: Request<B>,
         session: &Session,
         ahead: &Ahead,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send {
+    ) -> impl Future<Output = Response<Full<Content>>> + Send {
         // Not awaited here: a future around a future is moved once more for each request.
         Gateway::handle(self.load(), request, session, ahead)
     }

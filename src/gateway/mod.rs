@@ -11,8 +11,8 @@
 //! came, and once it has found its route),
 //! [`fetch`], [`exchange`] and [`landing`] (a flight, its asking, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
-//! upstream's answer made presentable, and judged), [`reply`] and [`problem`] (what goes out),
-//! [`account`] and [`observe`] (what is told of it); [`current`] (how one configuration follows another); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end).
+//! upstream's answer made presentable, and judged), [`reply`], [`problem`] and [`content`] (what goes out),
+//! [`account`] and [`observe`] (what is told of it); [`current`] (how one configuration follows another); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end), [`sweep`] (what has ended by itself).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
 
@@ -21,7 +21,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
@@ -44,6 +43,7 @@ use crate::telemetry::{Cause, Telemetry};
 
 use account::Account;
 use asked::Asked;
+pub use content::Content;
 use current::Follows;
 use inbound::{Inbound, RequestLine};
 use interim::Interim;
@@ -53,6 +53,7 @@ use reply::Reply;
 mod account;
 mod asked;
 mod compose;
+mod content;
 mod current;
 mod effect;
 mod exchange;
@@ -70,6 +71,7 @@ mod problem;
 mod purge;
 mod reply;
 mod session;
+mod sweep;
 mod values;
 
 pub use current::{Current, Ground, InForce};
@@ -139,7 +141,7 @@ impl Gateway {
         request: Request<B>,
         session: &Session,
         ahead: &Ahead,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Full<Content>> {
         let gateway: &Self = &in_force;
         let now = gateway.0.clock.now();
         let mut peer = session.peer;

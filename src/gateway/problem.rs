@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::Account;
+use super::content::Content;
 use super::inbound::{Inbound, Payload};
 use super::reply::NAME;
 use super::values;
@@ -26,7 +27,7 @@ pub(super) fn refuse<B: Payload>(
     inbound: &Inbound<'_, B>,
     error: &Error,
     account: &Account<'_>,
-) -> (Response<Full<Bytes>>, telemetry::Reply) {
+) -> (Response<Full<Content>>, telemetry::Reply) {
     let profile = error.profile();
     let policy = match error {
         Error::Throttled(Throttled { by: Limiter::Caller, .. }) => Some("caller"),
@@ -37,7 +38,8 @@ pub(super) fn refuse<B: Payload>(
     let body = problem(profile.status, profile.code, profile.text, policy, id);
     let head = *inbound.method() == Method::HEAD;
     let length = u64::try_from(body.len()).unwrap_or_default();
-    let mut response = Response::new(Full::new(if head { Bytes::new() } else { body }));
+    let mut response =
+        Response::new(Full::new(if head { Content::NONE } else { Content::ours(body) }));
     *response.status_mut() = profile.status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, PROBLEM_JSON);

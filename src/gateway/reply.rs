@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 
+use super::content::Content;
 use super::inbound::{Inbound, Payload};
 use super::landing::{Landed, Origin, TripFacts};
 use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse, write_rate_limit};
@@ -143,7 +143,7 @@ impl Gateway {
         inbound: Inbound<'_, B>,
         result: Result<Reply, Error>,
         account: &Account<'_>,
-    ) -> (Response<Full<Bytes>>, telemetry::Reply) {
+    ) -> (Response<Full<Content>>, telemetry::Reply) {
         let id = &inbound.line().id;
         let (mut response, record) = match result {
             Ok(reply) if reply.stored.owner() == account.owner => present(inbound, &reply),
@@ -176,7 +176,10 @@ impl Gateway {
 }
 
 /// A success made of a stored response.
-fn present<B>(inbound: Inbound<'_, B>, reply: &Reply) -> (Response<Full<Bytes>>, telemetry::Reply) {
+fn present<B>(
+    inbound: Inbound<'_, B>,
+    reply: &Reply,
+) -> (Response<Full<Content>>, telemetry::Reply) {
     let stored = &*reply.stored;
     let age = stored.age(&reply.at);
     let shown = Shown::of(&inbound, stored);
@@ -232,31 +235,31 @@ impl Shown {
     }
 
     /// The response, its fields in `fields`, which are empty.
-    fn response(self, stored: &Stored, mut fields: HeaderMap) -> Response<Full<Bytes>> {
-        let body = stored.body.bytes();
+    fn response(self, stored: &Stored, mut fields: HeaderMap) -> Response<Full<Content>> {
+        let body = &stored.body;
         let (status, body) = match self {
             Self::Unchanged => {
                 let tagged = stored.etag().is_some();
                 append(&mut fields, stored, |name| policy::stays_in_304(name, tagged));
-                (StatusCode::NOT_MODIFIED, Bytes::new())
+                (StatusCode::NOT_MODIFIED, Content::NONE)
             }
             Self::Content(RangeAnswer::Whole) => {
                 append(&mut fields, stored, |_name| true);
-                (stored.status, body.clone())
+                (stored.status, Content::whole(body))
             }
             Self::Content(RangeAnswer::Partial(range)) => {
                 append(&mut fields, stored, |_name| true);
                 let part = policy::content_range(&range, length(&stored.body));
                 fields.insert(CONTENT_RANGE, part);
-                let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+                let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
                 let (from, to) = (at(*range.start()), at(range.end().saturating_add(1)));
-                (StatusCode::PARTIAL_CONTENT, body.slice(from..to))
+                (StatusCode::PARTIAL_CONTENT, Content::part(body, from..to))
             }
             Self::Content(RangeAnswer::Unsatisfiable) => {
                 append(&mut fields, stored, policy::stays_in_416);
                 fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length(&stored.body)));
                 fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new())
+                (StatusCode::RANGE_NOT_SATISFIABLE, Content::NONE)
             }
         };
         let mut response = Response::new(Full::new(body));
@@ -268,7 +271,7 @@ impl Shown {
 
 fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) -> bool) {
     fields.reserve(stored.fields.len() + OUR_FIELDS);
-    for (name, value) in stored.fields.iter().filter(|(name, _)| keep(name)) {
+    for (name, value) in stored.fields.cut_by(values::copy).filter(|(name, _)| keep(name)) {
         fields.append(name, value);
     }
 }

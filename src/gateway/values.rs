@@ -5,19 +5,27 @@
 
 use std::cell::RefCell;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 
 /// What `write` writes, as a field value; none of ours can hold what may not stand in one.
 pub(super) fn make(write: impl FnOnce(&mut BytesMut)) -> HeaderValue {
+    HeaderValue::from_maybe_shared(piece(write)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A copy of what several values are cut from.
+pub(super) fn copy(values: &[u8]) -> Bytes {
+    piece(|sheet| sheet.extend_from_slice(values))
+}
+
+fn piece(write: impl FnOnce(&mut BytesMut)) -> Bytes {
     SHEET.with_borrow_mut(|sheet| {
         if sheet.capacity() < LONGEST {
             // Takes the same memory again where nothing holds on to it.
             sheet.reserve(SIZE);
         }
         write(sheet);
-        HeaderValue::from_maybe_shared(sheet.split().freeze())
-            .unwrap_or(HeaderValue::from_static(""))
+        sheet.split().freeze()
     })
 }
 
@@ -25,7 +33,7 @@ thread_local! {
     static SHEET: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(SIZE));
 }
 
-/// Room for the values of some thirty hits.
+/// Room for the values of some twenty hits.
 const SIZE: usize = 4096;
 
 /// Nearly every value is shorter.

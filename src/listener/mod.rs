@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -80,7 +80,7 @@ use places::Place;
 pub trait Handler: Clone + Send + Sync + 'static {
     /// The body of its answers. Its bytes are at hand: idle time counts from when an answer is handed
     /// over, or from the last byte of it that was written.
-    type Body: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static;
+    type Body: http_body::Body<Data: Buf + Send, Error = Infallible> + Send + Unpin + 'static;
 
     /// What it knows of a connection from one request to the next.
     type Session: Send + Sync + 'static;

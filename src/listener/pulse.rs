@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -278,14 +278,14 @@ impl<B> Answered<B> {
     }
 }
 
-impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answered<B> {
-    type Data = Piece;
+impl<B: Body<Error = Infallible> + Unpin> Body for Answered<B> {
+    type Data = Piece<B::Data>;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         let piece = |bytes| Piece { bytes, unread: self.unread.part() };
@@ -303,12 +303,12 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Answered<B> {
 
 /// Bytes of an answer on their way.
 #[derive(Debug)]
-pub(super) struct Piece {
-    bytes: Bytes,
+pub(super) struct Piece<D> {
+    bytes: D,
     unread: Unread,
 }
 
-impl Buf for Piece {
+impl<D: Buf> Buf for Piece<D> {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }

@@ -3,6 +3,7 @@
 
 use std::net::Ipv6Addr;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};

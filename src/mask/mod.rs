@@ -157,24 +157,14 @@ pub struct Masked(Option<Arc<Body>>);
 
 impl Masked {
     /// The bytes.
-    pub fn bytes(&self) -> &Bytes {
-        static NONE: Bytes = Bytes::new();
-        self.0.as_ref().map_or(&NONE, |body| body.bytes())
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |body| body.bytes())
     }
 
     /// The same bytes, which keep `what` for as long as anybody reads them.
     #[must_use]
     pub fn keeping(self, what: impl Send + Sync + 'static) -> Self {
-        if self.is_empty() {
-            self
-        } else {
-            proven(Bytes::from_owner(Keeping(self.into_bytes(), what)))
-        }
-    }
-
-    /// The bytes, on their way out.
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes().clone()
+        if self.is_empty() { self } else { proven(Bytes::from_owner(Keeping(self, what))) }
     }
 
     /// How many bytes.
@@ -194,11 +184,11 @@ fn proven(bytes: Bytes) -> Masked {
 }
 
 /// Bytes, and what lives as long as they do.
-struct Keeping<T>(Bytes, T);
+struct Keeping<T>(Masked, T);
 
 impl<T> AsRef<[u8]> for Keeping<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.0.bytes()
     }
 }
 

@@ -28,7 +28,7 @@ pub enum SelfTestError {
 /// Masks the sample and looks for what may not be left of it.
 pub(super) fn run(masker: &Masker, secrets: &Secrets) -> Result<(), SelfTestError> {
     let (once, facts) = masker.json(Bytes::from(sample(secrets)))?;
-    let (twice, _) = masker.json(once.bytes().clone())?;
+    let (twice, _) = masker.json(Bytes::copy_from_slice(once.bytes()))?;
     let holds = |text: &str| memmem::find(once.bytes(), text.as_bytes()).is_some();
     let logged = masker.text(&format!("/?key={}", key())).contains(SECRET);
     let left = holds(SECRET) || holds(NUMBER) || logged;

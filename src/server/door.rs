@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::gateway::{Current, Session};
+use crate::gateway::{Content, Current, Session};
 use crate::listener::{Ahead, Change, Handler, Refused, TlsError};
 use crate::telemetry::{Rarely, Telemetry};
 
@@ -34,7 +33,7 @@ impl Door {
 }
 
 impl Handler for Door {
-    type Body = Full<Bytes>;
+    type Body = Full<Content>;
     type Session = Session;
 
     fn session(&self, peer: SocketAddr) -> Session {

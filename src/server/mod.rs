@@ -98,6 +98,7 @@ impl Server {
                 shutdown: shutdown.clone(),
             },
         );
+        drop(shutdown.spawn(first.sweeping()));
         let gateway = Current::new(first);
         let parts = reload::Parts {
             current: gateway.clone(),

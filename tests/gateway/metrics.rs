@@ -330,6 +330,25 @@ async fn what_the_cache_holds_and_lets_go_of_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_past_its_last_window_is_let_go_of_without_being_asked_for() {
+    let upstream = Upstream::start().await;
+    let gate = Gate::start(&upstream, |_config| {});
+    gate.client("alice").get(UNIT).await;
+    let some_sweeps = async || {
+        // The runtime's time jumps to the next timer whenever nothing else is to be done.
+        tokio::time::pause();
+        tokio::time::sleep(secs(300)).await;
+        tokio::time::resume();
+    };
+    some_sweeps().await;
+    assert_eq!(gate.scraped("cache_entries", &[]).await, 1.0);
+    gate.advance(Duration::from_hours(48));
+    some_sweeps().await;
+    assert_eq!(gate.scraped("cache_evictions_total", &["cause=\"expired\""]).await, 1.0);
+    assert_eq!(gate.scraped("cache_entries", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_full_cache_evicts_by_size() {
     let upstream = Upstream::start().await;
     let gate = Gate::start(&upstream, |config| config.cache.max_bytes = 8 << 10);

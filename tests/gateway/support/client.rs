@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use unitgate::gateway::{Current, Session};
+use unitgate::gateway::{Content, Current, Session};
 use unitgate::listener::Ahead;
 
 /// Someone who asks the gateway.
@@ -237,10 +237,20 @@ impl Reply {
         format!("{:?}\n{}", self.fields, String::from_utf8_lossy(&self.body))
     }
 
-    async fn of(response: Response<Full<Bytes>>) -> Self {
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
+    async fn of(response: Response<Full<Content>>) -> Self {
+        let (parts, mut body) = response.into_parts();
+        let content = body.frame().await.map(|frame| frame.unwrap().into_data().unwrap());
+        let body = content.map_or_else(Bytes::new, |content| Bytes::from_owner(Held(content)));
         Self { status: parts.status.as_u16(), fields: parts.headers, body }
+    }
+}
+
+/// What a response carries, where the gateway has it.
+struct Held(Content);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.chunk()
     }
 }
 

@@ -28,20 +28,24 @@ pub struct Fields {
 type Names = Box<[HeaderName]>;
 
 impl Fields {
-    /// Copies `fields` out of whatever buffer they were parsed from.
-    pub fn copied(fields: &HeaderMap) -> Self {
-        Self::about("", fields)
+    /// Copies fields out of whatever buffer they were parsed from, with the canonical target that they are about.
+    pub fn about(target: &str, fields: &HeaderMap) -> Self {
+        Self::of(target, fields)
     }
 
-    /// The same with the canonical target that they are about.
-    pub fn about(target: &str, fields: &HeaderMap) -> Self {
-        if target.is_empty() && fields.is_empty() {
+    /// The same of lines that are in no map.
+    pub fn of<'a>(
+        target: &str,
+        lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> Self {
+        let mut lines = lines.into_iter().peekable();
+        if target.is_empty() && lines.peek().is_none() {
             return Self::default();
         }
-        let mut names = Vec::with_capacity(fields.len());
+        let mut names = Vec::with_capacity(lines.size_hint().0);
         let mut packed = Vec::with_capacity(ROOM);
         write(target.len(), target.as_bytes(), &mut packed);
-        for (name, value) in fields {
+        for (name, value) in lines {
             names.push(name.clone());
             pack(value, &mut packed);
         }
@@ -207,7 +211,7 @@ mod tests {
             let mut map = HeaderMap::new();
             map.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             map.append(ETAG, HeaderValue::from_static(tag));
-            Fields::copied(&map)
+            Fields::about("", &map)
         };
         let (one, other) = (of("\"1\""), of("\"2\""));
         assert!(std::ptr::eq(one.names(), other.names()));
@@ -222,7 +226,7 @@ mod tests {
             map.append(LINK, HeaderValue::from_static(link));
         }
         map.append(VARY, HeaderValue::from_static("authorization"));
-        let fields = Fields::copied(&map).with(&LINK, HeaderValue::from_static("<c>")).to_map();
+        let fields = Fields::about("", &map).with(&LINK, HeaderValue::from_static("<c>")).to_map();
         assert_eq!(fields.get_all(LINK).iter().collect::<Vec<_>>(), ["<c>"]);
         assert_eq!(fields.len(), 2);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, EXPIRES, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
@@ -75,18 +75,15 @@ impl Composed {
         variant: Variant,
         kept: bool,
     ) -> Stored {
-        let mut hidden = HeaderMap::new();
-        for name in RULING.iter().filter(|name| !self.shown.contains_key(*name)) {
-            for value in self.ruling.get_all(name) {
-                hidden.append(name.clone(), value.clone());
-            }
-        }
+        let hidden = RULING.iter().filter(|name| !self.shown.contains_key(*name));
+        let hidden = hidden
+            .flat_map(|name| self.ruling.get_all(name).iter().map(move |value| (name, value)));
+        let hidden = Fields::of("", hidden);
         if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
             self.shown.insert(VARY, HeaderValue::from(AUTHORIZATION));
         }
-        let fields = Fields::copied(&hidden);
         let validators = own_validators(&self.validators);
         Stored {
             stamp,
@@ -98,7 +95,7 @@ impl Composed {
             body: if kept { self.body } else { self.body.keeping(self.share) },
             fields_masked: self.facts.fields_masked,
             times: Times::new(&self.received, life, token_expires),
-            unshown: Unshown { fields, validators, variant }.boxed(),
+            unshown: Unshown { fields: hidden, validators, variant }.boxed(),
         }
     }
 }
@@ -138,14 +135,14 @@ fn cache_control(life: &Life, kept: bool) -> HeaderValue {
     if !kept {
         return HeaderValue::from_static("private, no-store");
     }
-    let seconds = life.lifetime.as_secs();
+    let (mut digits, seconds) = (itoa::Buffer::new(), life.lifetime.as_secs());
     let strict = if life.stale_forbidden { ", must-revalidate" } else { "" };
-    HeaderValue::from_str(&format!("private, max-age={seconds}{strict}"))
+    HeaderValue::try_from(["private, max-age=", digits.format(seconds), strict].concat())
         .unwrap_or_else(|_impossible| HeaderValue::from_static("private, no-store"))
 }
 
 /// The upstream's fields that rule reuse (RFC 9111 §5): kept for the next 304 where they are not shown.
-const RULING: [HeaderName; 4] = [CACHE_CONTROL, EXPIRES, VARY, OWN_TARGET];
+static RULING: [HeaderName; 4] = [CACHE_CONTROL, EXPIRES, VARY, OWN_TARGET];
 
 /// The life of what is not kept.
 const UNKEPT: Life = Life {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -73,14 +74,16 @@ pub struct LanePermit(#[expect(dead_code, reason = "held for its drop")] OwnedSe
 
 /// Callers whom the upstream has accepted, the least recently used forgotten first.
 #[derive(Clone)]
-pub(super) struct Known(Cache<CallerId, ()>);
+pub(super) struct Known(Cache<CallerId, (), RandomState>);
 
 impl Known {
     /// Room for `cap` callers.
     pub(super) fn new(cap: usize) -> Self {
         let cap = u64::try_from(cap).unwrap_or(u64::MAX);
         // By the default policy a newcomer has to be asked for often before it is kept.
-        Self(Cache::builder().max_capacity(cap).eviction_policy(EvictionPolicy::lru()).build())
+        let oldest_first =
+            Cache::builder().max_capacity(cap).eviction_policy(EvictionPolicy::lru());
+        Self(oldest_first.build_with_hasher(RandomState::default()))
     }
 
     /// Whether the caller is known; that counts as a use of it.
@@ -95,7 +98,7 @@ impl Known {
 
     /// The upstream accepted the caller.
     pub(super) fn learn(&self, caller: &CallerId) {
-        if !self.recall(caller) {
+        if !self.contains(caller) {
             self.0.insert(*caller, ());
         }
     }

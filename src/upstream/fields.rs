@@ -101,6 +101,8 @@ pub fn request_for_key(
     marks: &Marks,
 ) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(8);
+    // Its place: the upstream's own is put there, in a copy that need not grow then.
+    fields.insert(HOST, HeaderValue::from_static(""));
     if let Some(mut authorization) = authorization {
         authorization.set_sensitive(true);
         fields.insert(AUTHORIZATION, authorization);
@@ -492,6 +494,7 @@ mod tests {
             "accept-encoding: identity".to_owned(),
             "accept: application/json".to_owned(),
             "authorization: Bearer t".to_owned(),
+            "host: ".to_owned(),
             format!("traceparent: {TRACE}"),
             format!("user-agent: {OUR_NAME}"),
             "via: 1.0 edge, 1.1 me".to_owned(),

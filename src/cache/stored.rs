@@ -8,6 +8,7 @@
 //! 3. Only [`Masked`] bytes can be stored.
 //! 4. Nothing stored points into a connection's read buffer: fields and body are copies of their own size.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{DATE, ETAG};
@@ -26,7 +27,8 @@ use crate::mask::Masked;
 pub struct CacheKey {
     owner: Owner,
     route: u16,
-    target: Box<str>,
+    /// Clones of a key share it: a flight has three.
+    target: Arc<str>,
 }
 
 impl CacheKey {

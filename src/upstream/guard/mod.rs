@@ -16,10 +16,11 @@ mod pace;
 mod queue;
 mod window;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use http::StatusCode;
 use parking_lot::Mutex;
 
@@ -103,7 +104,7 @@ impl Guard {
             queue: Arc::new(Queue::new(limits.concurrency.map(Pace::new))),
             clock,
             dice,
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 

@@ -191,6 +191,8 @@ def tls_bulk(bench, contestant):
     with bench.large() as upstream:
         with Client.to(upstream) as client:
             body = client.ask(TOKEN, 1)
+        if len(body) < BULK_KIB << 10:
+            raise Failure(f"the large answer has only {len(body)} bytes; see running_upstream in run")
         return over_tls(dataclasses.replace(bench, upstream=upstream, body=body), contestant, "one")
 
 

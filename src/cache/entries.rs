@@ -124,7 +124,8 @@ impl<S: BuildHasher> Entries<S> {
         self.map.iter()
     }
 
-    /// Lets go of what stands under a hash if it is past its last window.
+    /// Lets go of what stands under a hash if it is past its last window. What is put in its place at that very
+    /// moment may go with it, which costs a request.
     pub(super) fn drop_over(&self, hash: u64, now: &Now) {
         let dropped = self.map.entry(hash).and_compute_with(|held| match held {
             Some(held) if held.value().is_over(now) => Op::Remove,
@@ -137,9 +138,11 @@ impl<S: BuildHasher> Entries<S> {
 
     /// What is here, and what happened to it; catches up with moka's pending work first.
     pub(super) fn sizes(&self) -> Sizes {
-        self.map.run_pending_tasks();
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (entries, insertions) = (self.map.entry_count(), read(&self.removals.insertions));
+        // First: what is inserted from here on must not look as if it had been evicted.
+        let insertions = read(&self.removals.insertions);
+        self.map.run_pending_tasks();
+        let entries = self.map.entry_count();
         let [expired, replaced, ended] =
             [&self.removals.expired, &self.removals.replaced, &self.removals.ended].map(read);
         Sizes {

@@ -1,7 +1,7 @@
 //! [`Sweep`]: letting go of what nothing can be made of any more.
 //!
 //! *Invariants*
-//! 1. What may still be used in some way is left, whoever puts it there meanwhile.
+//! 1. What it drops was past its last window when it was looked at once more.
 //! 2. No step takes long, however much is stored.
 //!
 //! *Why a scan and not a queue by time:* an answer that is renewed every minute would stand in it once for each

@@ -79,14 +79,22 @@ impl Fields {
         &self,
         copy: impl FnOnce(&[u8]) -> Bytes,
     ) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        let from = read(&self.packed, 0).map_or(0, |(length, from)| from + length);
-        let mut left = copy(self.packed.get(from..).unwrap_or_default());
+        let mut left = copy(self.packed.get(self.lines_at()..).unwrap_or_default());
         self.names().iter().map_while(move |name| Some((name, cut(&mut left)?)))
     }
 
     /// The first line of `name`.
     pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
-        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+        let mut at = self.lines_at();
+        for other in self.names() {
+            let (number, from) = read(&self.packed, at)?;
+            at = from + number.saturating_sub(USUAL.len());
+            if other == name {
+                let own = || HeaderValue::from_bytes(self.packed.get(from..at)?).ok();
+                return USUAL.get(number).cloned().or_else(own);
+            }
+        }
+        None
     }
 
     /// The same with `value` as the only line of `name`.
@@ -106,9 +114,15 @@ impl Fields {
         map
     }
 
-    /// Memory it takes, in bytes, its names counted as if they were its own: those of many upstreams are.
+    /// Memory it takes, in bytes; its names where nobody shares them.
     pub fn bytes(&self) -> usize {
-        self.packed.len() + size_of_val(self.names())
+        let own = self.names.as_ref().filter(|names| Arc::strong_count(names) == 1);
+        self.packed.len() + own.map_or(0, |names| size_of_val(&names[..]))
+    }
+
+    /// Where the lines begin, after the target.
+    fn lines_at(&self) -> usize {
+        read(&self.packed, 0).map_or(0, |(length, from)| from + length)
     }
 
     fn names(&self) -> &[HeaderName] {

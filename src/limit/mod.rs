@@ -166,12 +166,11 @@ impl Limits {
     /// # Errors
     /// When none came free in the lane's time.
     pub async fn enter_lane(&self, caller: &CallerId) -> Result<Option<LanePermit>, Throttled> {
-        let Some(lane) = &self.lane else {
+        // Without a lane, too: who asks is kept among the known.
+        let known = self.known.recall(caller);
+        let Some(lane) = self.lane.as_ref().filter(|_| !known) else {
             return Ok(None);
         };
-        if self.known.recall(caller) {
-            return Ok(None);
-        }
         match lane.enter().await {
             Some(permit) => Ok(Some(permit)),
             // Accepted while it waited, by the answer to another request of its own.

@@ -27,7 +27,6 @@ struct Table {
 }
 
 /// A body that was masked.
-#[derive(Debug)]
 pub(super) struct Body {
     bytes: Memory,
     /// Where it is known, if it is shared. Its hash is made again when it goes, which costs less than to keep it.
@@ -35,7 +34,6 @@ pub(super) struct Body {
 }
 
 /// Where its bytes are.
-#[derive(Debug)]
 enum Memory {
     /// In a piece of its own length: what is stored. As [`Bytes`] it would take 40 bytes more.
     Own(Box<[u8]>),

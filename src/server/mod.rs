@@ -98,7 +98,7 @@ impl Server {
                 shutdown: shutdown.clone(),
             },
         );
-        drop(shutdown.spawn(first.sweeping()));
+        let sweeping = first.sweeping();
         let gateway = Current::new(first);
         let parts = reload::Parts {
             current: gateway.clone(),
@@ -122,6 +122,7 @@ impl Server {
             dice: port_dice,
             shutdown: shutdown.clone(),
         };
+        drop(shutdown.spawn(sweeping));
         #[expect(
             clippy::disallowed_methods,
             reason = "the drain waits for this task by its handle"

@@ -220,7 +220,7 @@ fn weight(slot: &Slot) -> u32 {
 }
 
 /// What an entry takes beside what is counted: some 250 bytes of moka's, its body's holder and place among equal
-/// ones, what the allocator rounds up, and a tenth to be safe. `cache_bytes` is compared with RSS, and is 3 % above
+/// ones, what the allocator rounds up, and a tenth to be safe. `cache_bytes` is compared with RSS, and is 5 % above
 /// it (`cargo bench --bench memory`).
 const ENTRY_OVERHEAD: usize = 530;
 

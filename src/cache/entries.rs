@@ -64,11 +64,12 @@ impl<S: BuildHasher> Entries<S> {
         let (put, replaced) = match key.owner {
             Owner::Caller(_) => {
                 let slot = alone();
-                let (fits, known) = (fits(&slot), self.map.contains_key(&hash));
+                let fits = fits(&slot);
+                let replaced = fits && self.map.contains_key(&hash);
                 if fits {
                     self.map.insert(hash, slot);
                 }
-                (fits, fits && known)
+                (fits, replaced)
             }
             // One at a time for a key, so that none of its variants is lost, nor comes back.
             Owner::Open => {

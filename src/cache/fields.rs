@@ -29,12 +29,7 @@ type Names = Box<[HeaderName]>;
 
 impl Fields {
     /// Copies fields out of whatever buffer they were parsed from, with the canonical target that they are about.
-    pub fn about(target: &str, fields: &HeaderMap) -> Self {
-        Self::of(target, fields)
-    }
-
-    /// The same of lines that are in no map.
-    pub fn of<'a>(
+    pub fn about<'a>(
         target: &str,
         lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     ) -> Self {

@@ -13,14 +13,11 @@ use super::slot::Slot;
 use crate::clock::Now;
 
 /// A look at all that is stored, a few entries at a time.
-pub struct Sweep<'a> {
-    entries: Option<&'a Entries>,
-    left: Option<moka::sync::Iter<'a, u64, Slot>>,
-}
+pub struct Sweep<'a>(Option<(&'a Entries, moka::sync::Iter<'a, u64, Slot>)>);
 
 impl<'a> Sweep<'a> {
     pub(super) fn over(entries: Option<&'a Entries>) -> Self {
-        Self { entries, left: entries.map(Entries::iter) }
+        Self(entries.map(|entries| (entries, entries.iter())))
     }
 }
 
@@ -28,7 +25,7 @@ impl Sweep<'_> {
     /// Looks at a few more entries and drops those that are past their last window; `false` once all were looked
     /// at.
     pub fn step(&mut self, now: &Now) -> bool {
-        let (Some(entries), Some(left)) = (self.entries, &mut self.left) else { return false };
+        let Some((entries, left)) = &mut self.0 else { return false };
         let mut looked_at = 0;
         for (hash, slot) in left.take(AT_ONCE) {
             looked_at += 1;
@@ -36,11 +33,12 @@ impl Sweep<'_> {
                 entries.drop_over(*hash, now);
             }
         }
-        if looked_at < AT_ONCE {
+        let more = looked_at == AT_ONCE;
+        if !more {
             // What moka has let go of waits for this, and nobody may ask for anything for hours.
             entries.settle();
         }
-        looked_at == AT_ONCE
+        more
     }
 }
 

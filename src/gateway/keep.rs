@@ -78,7 +78,7 @@ impl Composed {
         let hidden = RULING.iter().filter(|name| !self.shown.contains_key(*name));
         let hidden = hidden
             .flat_map(|name| self.ruling.get_all(name).iter().map(move |value| (name, value)));
-        let hidden = Fields::of("", hidden);
+        let hidden = Fields::about("", hidden);
         if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.

@@ -36,5 +36,5 @@ thread_local! {
 /// Room for the values of some twenty hits.
 const SIZE: usize = 4096;
 
-/// Nearly every value is shorter.
+/// Nearly every value that is made is shorter; what several are cut from may be longer, and then the sheet grows.
 const LONGEST: usize = 64;

@@ -330,6 +330,19 @@ async fn bogus_callers_never_become_known_and_the_known_stay_within_the_cap() {
     }
 }
 
+#[tokio::test]
+async fn without_a_lane_too_the_known_who_ask_are_kept() {
+    let config = config::Limits { keys: 100, lane: None, ..all_off() };
+    let limits = Limits::new(&config, &[], still());
+    for accepted in 0..1000 {
+        limits.accepted(&caller(accepted));
+        assert!(enter(&limits, 0).await.unwrap().is_none());
+    }
+    assert_eq!(limits.sizes().known, 100);
+    let known = [0, 999, 500].map(|n| limits.known.contains(&caller(n)));
+    assert_eq!(known, [true, true, false]);
+}
+
 #[test]
 fn names_of_limiters_are_unique() {
     let mut names = Limiter::ALL.map(Limiter::as_str).to_vec();

@@ -153,6 +153,14 @@ impl Route {
         self.config.cache.as_ref()
     }
 
+    /// What each of its targets begins with.
+    pub fn begins_with(&self) -> &str {
+        match self.template.first() {
+            Some(Piece::Literal(literal)) => literal,
+            _ => "",
+        }
+    }
+
     /// Whether a token is required.
     pub fn wants_token(&self) -> bool {
         self.config.caller == CallerMode::Token

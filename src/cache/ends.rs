@@ -24,9 +24,10 @@ pub(super) struct Ends {
     buckets: Box<[Bucket]>,
 }
 
-/// A subject's hash.
+/// What of a subject's hash is looked at: 32 bits, the lowest first, and 16 that choose its bucket. Small, as each
+/// entry has two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Subject(u64);
+pub struct Subject([u16; 3]);
 
 /// The numbers of the last ends that are about something; 0 = there was none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Ends {
 
     pub(super) fn subject(&self, name: impl Hash) -> Subject {
         use std::hash::BuildHasher;
-        Subject(self.hasher.hash_one(name))
+        Subject::of(self.hasher.hash_one(name))
     }
 
     /// The last ends of a subject.
@@ -92,17 +93,25 @@ impl Ends {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the number of buckets")]
-    fn bucket(&self, Subject(hash): Subject) -> &Bucket {
-        let high = usize::try_from(hash >> 32).unwrap_or_default();
-        &self.buckets[high % BUCKETS]
+    fn bucket(&self, Subject([.., bucket]): Subject) -> &Bucket {
+        &self.buckets[usize::from(bucket) % BUCKETS]
     }
 }
 
 impl Subject {
+    fn of(hash: u64) -> Self {
+        Self([0, 16, 32].map(|from| u16::try_from(hash >> from & 0xffff).unwrap_or_default()))
+    }
+
+    fn hash(self) -> u64 {
+        let [low, middle, bucket] = self.0.map(u64::from);
+        low | middle << 16 | bucket << 32
+    }
+
     /// A subject that belongs to this one and to `part`.
     pub(super) fn within(self, part: u16) -> Self {
         // Odd, so that no two parts meet.
-        Self(self.0 ^ (u64::from(part) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self::of(self.hash() ^ (u64::from(part) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     fn mark(self, strength: Strength) -> u64 {
@@ -110,7 +119,7 @@ impl Subject {
             Strength::Hard => 1,
             Strength::Soft => 0,
         };
-        (self.0 << 1 & MARK) | strength
+        (self.hash() << 1 & MARK) | strength
     }
 }
 
@@ -160,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_subject_whose_mark_is_that_of_what_is_free_is_ended_too() {
-        let (ends, subject) = (Ends::new(), Subject(1 << 32));
+        let (ends, subject) = (Ends::new(), Subject::of(1 << 32));
         assert_eq!(subject.mark(Strength::Soft), 0);
         ends.end(subject, Strength::Soft, 3);
         assert_eq!(ends.of(subject), Last { hard: 0, soft: 3 });

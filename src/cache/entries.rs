@@ -9,7 +9,6 @@
 //! takes some 140 bytes for each entry.
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::quality::RandomState;
@@ -19,7 +18,7 @@ use moka::ops::compute::{CompResult, Op};
 
 use super::Sizes;
 use super::slot::Slot;
-use super::stored::{KeyRef, Owner, Stored};
+use super::stored::{Held, KeyRef, Owner};
 use crate::clock::Now;
 
 /// What is stored.
@@ -57,10 +56,10 @@ impl<S: BuildHasher> Entries<S> {
     }
 
     /// Keeps a response to this request in place of what it supersedes; `false` if it is too large.
-    pub(super) fn put(&self, stored: &Arc<Stored>, request: &HeaderMap) -> bool {
-        let (key, alone) = (stored.key(), || Slot::One(Arc::clone(stored)));
+    pub(super) fn put(&self, key: &KeyRef<'_>, stored: &Held, request: &HeaderMap) -> bool {
+        let alone = || Slot::one(Held::clone(stored));
         let fits = |slot: &Slot| u64::from(weight(slot)) <= self.capacity;
-        let hash = self.hash(&key);
+        let hash = self.hash(key);
         let (put, replaced) = match key.owner {
             Owner::Caller(_) => {
                 let slot = alone();
@@ -74,8 +73,8 @@ impl<S: BuildHasher> Entries<S> {
             // One at a time for a key, so that none of its variants is lost, nor comes back.
             Owner::Open => {
                 let put = self.map.entry(hash).and_compute_with(|held| {
-                    let held = held.map(Entry::into_value).filter(|held| held.is_under(&key));
-                    let with = |held: Slot| held.with(Arc::clone(stored), request);
+                    let held = held.map(Entry::into_value).filter(|held| held.is_under(key));
+                    let with = |held: Slot| held.with(Held::clone(stored), request);
                     let slot = held.map_or_else(alone, with);
                     if fits(&slot) { Op::Put(slot) } else { Op::Nop }
                 });
@@ -102,7 +101,7 @@ impl<S: BuildHasher> Entries<S> {
             let Some(slot) = held else { return Op::Nop };
             match slot.without(request) {
                 None => Op::Remove,
-                Some(left) if left.variants().len() < slot.variants().len() => Op::Put(left),
+                Some(left) if left.variants().count() < slot.variants().count() => Op::Put(left),
                 Some(_all) => Op::Nop,
             }
         });
@@ -215,33 +214,28 @@ fn room(capacity: u64) -> usize {
 
 const MOST_ROOM: usize = 1 << 16;
 
-/// Bytes that an entry is counted with.
+/// Bytes that an entry is counted with, a twentieth above what was seen. `cache_bytes` is compared with RSS, and is to
+/// be above it (`cargo bench --bench memory`).
 fn weight(slot: &Slot) -> u32 {
-    u32::try_from(slot.bytes() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+    let taken = slot.bytes() + BESIDE;
+    u32::try_from(taken + taken / 20).unwrap_or(u32::MAX)
 }
 
-/// What an entry takes beside what is counted: some 250 bytes of moka's, its body's holder and place among equal
-/// ones, what the allocator rounds up, and a tenth to be safe. `cache_bytes` is compared with RSS, and is 5 % above
-/// it (`cargo bench --bench memory`).
-const ENTRY_OVERHEAD: usize = 530;
+/// What an entry takes beside what is stored: some 250 bytes of moka's, and its body's place among equal ones.
+const BESIDE: usize = 270;
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use http::HeaderValue;
     use http::header::{ACCEPT_LANGUAGE, VARY};
-    use http::{HeaderValue, StatusCode};
 
     use super::*;
-    use crate::cache::fields::Fields;
-    use crate::cache::generation::Stamp;
-    use crate::cache::policy::{Life, Variant};
-    use crate::cache::stored::Unshown;
+    use crate::cache::policy::Variant;
+    use crate::cache::stored::{Stored, Unshown};
     use crate::cache::sweep::Sweep;
     use crate::cache::times::Times;
-    use crate::caller::CallerId;
-    use crate::config::Config;
-    use crate::mask::Masker;
 
     /// Hashes all alike.
     #[derive(Default)]
@@ -255,34 +249,17 @@ mod tests {
         fn write(&mut self, _bytes: &[u8]) {}
     }
 
-    fn stored(caller: Option<u8>, route: u16, target: &str) -> Arc<Stored> {
-        let caller = caller.map(|byte| CallerId::from_bytes([byte; 32]));
-        let now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
-        let life = Life {
-            lifetime: Duration::from_mins(1),
-            initial_age: Duration::ZERO,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            keep: Duration::ZERO,
-            explicit: true,
-            stale_forbidden: true,
-        };
-        Arc::new(Stored {
-            stamp: Stamp::unkept(caller),
-            route,
-            made_under: 0,
-            status: StatusCode::OK,
-            fields: Fields::about(target, &HeaderMap::new()),
-            body: Masker::new(&Config::default().secrets, &[]).empty(),
-            fields_masked: 0,
-            times: Times::new(&now, &life, None),
-            unshown: None,
-        })
+    fn stored(caller: Option<u8>, route: u16, target: &str) -> Held {
+        Held::new(Stored::sample(caller, route, target))
     }
 
-    fn is_there<S: BuildHasher>(entries: &Entries<S>, stored: &Arc<Stored>) -> bool {
-        let slot = entries.get(&stored.key());
-        slot.is_some_and(|slot| slot.variants().iter().any(|one| Arc::ptr_eq(one, stored)))
+    fn put<S: BuildHasher>(entries: &Entries<S>, stored: &Held, request: &HeaderMap) -> bool {
+        entries.put(&stored.key().as_ref(), stored, request)
+    }
+
+    fn is_there<S: BuildHasher>(entries: &Entries<S>, stored: &Held) -> bool {
+        let slot = entries.get(&stored.key().as_ref());
+        slot.is_some_and(|slot| slot.variants().any(|one| Held::ptr_eq(&one.clone_arc(), stored)))
     }
 
     #[test]
@@ -296,15 +273,15 @@ mod tests {
         });
         let all: Vec<_> = keys.map(|(owner, route, target)| stored(owner, route, target)).collect();
         for one in &all {
-            assert!(entries.put(one, &none) && is_there(&entries, one));
-            let others = all.iter().filter(|other| !Arc::ptr_eq(other, one));
+            assert!(put(&entries, one, &none) && is_there(&entries, one));
+            let others = all.iter().filter(|other| !Held::ptr_eq(other, one));
             for other in others {
-                assert!(entries.get(&other.key()).is_none());
+                assert!(entries.get(&other.key().as_ref()).is_none());
             }
         }
         let (last, others) = all.split_last().unwrap();
-        assert!(!entries.end(&others[0].key(), &none) && is_there(&entries, last));
-        assert!(entries.end(&last.key(), &none) && !is_there(&entries, last));
+        assert!(!entries.end(&others[0].key().as_ref(), &none) && is_there(&entries, last));
+        assert!(entries.end(&last.key().as_ref(), &none) && !is_there(&entries, last));
     }
 
     #[test]
@@ -318,11 +295,11 @@ mod tests {
             let variant = Variant::of(&varies, &speaks(language)).unwrap();
             let unshown = Unshown { variant, ..Unshown::default() }.boxed();
             let stored = Stored { unshown, ..Stored::clone(&stored(None, 0, target)) };
-            assert!(entries.put(&Arc::new(stored), &speaks(language)));
+            assert!(put(&entries, &Held::new(stored), &speaks(language)));
         }
         let under = |target| entries.get(&KeyRef { owner: Owner::Open, route: 0, target });
         assert!(under("/a").is_none());
-        assert_eq!(under("/b").unwrap().variants().len(), 2);
+        assert_eq!(under("/b").unwrap().variants().count(), 2);
     }
 
     #[test]
@@ -332,14 +309,14 @@ mod tests {
         let at = |mono| Now { mono, wall: mono };
         let came_at = |mono, target: &str| {
             let one = Stored::clone(&stored(Some(1), 0, target));
-            Arc::new(Stored { times: Times::new(&at(mono), &one.life(), None), ..one })
+            Held::new(Stored { times: Times::new(&at(mono), &one.life(), None), ..one })
         };
         let later = came_at(minute, "/later");
-        assert!(entries.put(&later, &none));
+        assert!(put(&entries, &later, &none));
         let targets: Vec<_> = (0..200).map(|number| format!("/{number}")).collect();
         let old: Vec<_> = targets.iter().map(|target| came_at(Duration::ZERO, target)).collect();
         for one in &old {
-            assert!(entries.put(one, &none));
+            assert!(put(&entries, one, &none));
         }
         let sweep = |now| {
             let mut sweep = Sweep::over(Some(&entries));
@@ -373,18 +350,19 @@ mod tests {
             let one = Stored::clone(&stored(None, 0, "/open"));
             let unshown = Unshown { variant, ..Unshown::default() }.boxed();
             let times = Times::new(&at(came), &one.life(), None);
-            assert!(entries.put(&Arc::new(Stored { times, unshown, ..one }), &speaks));
+            let one = Held::new(Stored { times, unshown, ..one });
+            assert!(put(&entries, &one, &speaks));
         }
         let one = Stored::clone(&stored(Some(1), 0, "/mine"));
         let times = Times::new(&at(Duration::ZERO), &one.life(), Some(Duration::from_secs(9)));
-        let mine = Arc::new(Stored { times, ..one });
-        assert!(entries.put(&mine, &none));
+        let mine = Held::new(Stored { times, ..one });
+        assert!(put(&entries, &mine, &none));
         let under = |target| entries.get(&KeyRef { owner: Owner::Open, route: 0, target });
         sweep(Duration::from_secs(8));
         assert!(is_there(&entries, &mine));
         sweep(minute + Duration::from_secs(1));
         assert!(!is_there(&entries, &mine));
-        assert_eq!(under("/open").unwrap().variants().len(), 2);
+        assert_eq!(under("/open").unwrap().variants().count(), 2);
         sweep(3 * minute);
         assert!(under("/open").is_none());
         let sizes = entries.sizes();
@@ -396,8 +374,8 @@ mod tests {
         let entries = Entries::new(4 << 10).unwrap();
         let small = stored(Some(1), 0, "/a");
         let large = stored(Some(1), 0, &"/".repeat(4 << 10));
-        assert!(entries.put(&small, &HeaderMap::new()));
-        assert!(!entries.put(&large, &HeaderMap::new()));
+        assert!(put(&entries, &small, &HeaderMap::new()));
+        assert!(!put(&entries, &large, &HeaderMap::new()));
         assert!(is_there(&entries, &small));
         assert_eq!(entries.sizes().insertions, 1);
     }

@@ -1,103 +1,195 @@
-//! [`Fields`]: the fields of a stored response and the target that they are about, in little memory.
+//! [`Fields`]: the fields of a stored response and what it answers, in little memory.
 //!
 //! *Invariants*
 //! 1. What is read is what was put in: order, repeated lines and every byte (RFC 9110 §5.3).
 //! 2. Nothing points into a connection's read buffer.
 //!
-//! *Why packed:* a list of names and values takes some 600 bytes for the five fields of a usual answer, as
-//! much as its bookkeeping; the values in one piece and the names shared take a sixth of it. A hit copies
-//! them, which costs what cloning them did: of values that are shared, each entry would hold 40 bytes more.
+//! *Why packed:* a list of names and values takes some 600 bytes for the five fields of a usual answer, and its
+//! target, route and windows another 100. What answers of one route have alike is kept once, and of the rest only
+//! what can't be worked out: some 20 bytes. A hit writes the values anew, which costs what cloning them did.
 
 use std::sync::{Arc, LazyLock};
 
-use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
-/// The fields of a stored response.
-#[derive(Clone, Debug, Default)]
+use super::forms::{Form, pack_about, with_about};
+use super::packed::{Packed, Reader};
+use super::times::Windows;
+use crate::mask::Tag;
+
+/// The fields of a stored response, and what it answers.
+#[derive(Clone, Debug)]
 pub struct Fields {
-    /// Without lines none.
-    names: Option<Arc<Names>>,
-    /// The length of the target and its bytes; then for each line the number of one of [`USUAL`], or above those
-    /// the length of a value and its bytes. Empty where there is nothing.
-    packed: Box<[u8]>,
+    kind: Arc<Kind>,
+    /// How many values the masker changed and the end of the target; then for each line what its form keeps.
+    packed: Packed,
 }
 
-/// The names of some lines. Boxed once more: what points at it takes half the memory.
-type Names = Box<[HeaderName]>;
+/// What responses have alike.
+#[derive(Debug)]
+struct Kind {
+    terms: Terms,
+    prefix: Box<str>,
+    lines: Box<[(HeaderName, Form)]>,
+}
+
+/// How a response may be used, as far as many have it alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The number of the route that it was asked by, where it may be kept.
+    pub route: u16,
+    /// The configuration that made it; under another one it is a miss.
+    pub made_under: u64,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its windows.
+    pub windows: Windows,
+}
+
+/// What a response is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// How it may be used.
+    pub terms: Terms,
+    /// The canonical target that it answers, where it may be kept.
+    pub target: &'a str,
+    /// What the targets of its route begin with; kept once for them, if this one does.
+    pub prefix: &'a str,
+    /// How many values the masker changed.
+    pub fields_masked: u32,
+    /// The tag of its body, where the body has it.
+    pub tag: Option<Tag>,
+}
 
 impl Fields {
-    /// Copies fields out of whatever buffer they were parsed from, with the canonical target that they are about.
+    /// Copies fields out of whatever buffer they were parsed from.
     pub fn about<'a>(
-        target: &str,
+        about: &About<'_>,
         lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     ) -> Self {
-        let mut lines = lines.into_iter().peekable();
-        if target.is_empty() && lines.peek().is_none() {
-            return Self::default();
-        }
-        let mut names = Vec::with_capacity(lines.size_hint().0);
-        let mut packed = Vec::with_capacity(ROOM);
-        write(target.len(), target.as_bytes(), &mut packed);
-        for (name, value) in lines {
-            names.push(name.clone());
-            pack(value, &mut packed);
-        }
-        let names = (!names.is_empty()).then(|| shared(names));
-        Self { names, packed: packed.as_slice().into() }
+        let (prefix, end) = match about.target.strip_prefix(about.prefix) {
+            Some(end) => (about.prefix, end),
+            None => ("", about.target),
+        };
+        let mut bytes = Vec::with_capacity(ROOM);
+        pack_about(about.fields_masked, end, &mut bytes);
+        let lines = lines.into_iter();
+        let mut forms = Vec::with_capacity(lines.size_hint().0);
+        forms.extend(
+            lines.map(|(name, value)| (name.clone(), Form::pack(value, about.tag, &mut bytes))),
+        );
+        Self { kind: Kind::shared(about.terms, prefix, forms), packed: Packed::from(&bytes[..]) }
     }
 
-    /// The target's bytes; none where it was not told.
-    pub fn target(&self) -> &[u8] {
-        let target = read(&self.packed, 0);
-        target.and_then(|(length, from)| self.packed.get(from..from + length)).unwrap_or_default()
+    /// How the response may be used.
+    pub fn terms(&self) -> &Terms {
+        &self.kind.terms
     }
 
-    /// How many lines.
+    /// How many values the masker changed.
+    pub fn fields_masked(&self) -> u32 {
+        with_about(&mut self.kept(), |masked, _end| masked)
+    }
+
+    /// Whether it answers this target: each byte is the same.
+    pub fn answers(&self, target: &str) -> bool {
+        let end = target.strip_prefix(&*self.kind.prefix);
+        end.is_some_and(|end| with_about(&mut self.kept(), |_masked, kept| kept == end.as_bytes()))
+    }
+
+    /// Its lines, of a body that has this tag.
+    pub fn lines(&self, tag: Option<Tag>) -> Lines<'_> {
+        Lines { fields: self, tag }
+    }
+
+    /// Memory it takes elsewhere, in bytes; what is alike only where nobody shares it.
+    pub fn bytes(&self) -> usize {
+        let alone = Arc::strong_count(&self.kind) == 1;
+        self.packed.apart() + if alone { self.kind.bytes() } else { 0 }
+    }
+
+    /// The canonical target.
+    pub(super) fn target(&self) -> String {
+        with_about(&mut self.kept(), |_masked, end| {
+            [&*self.kind.prefix, &String::from_utf8_lossy(end)].concat()
+        })
+    }
+
+    fn kept(&self) -> Reader<'_> {
+        Reader(self.packed.bytes())
+    }
+}
+
+/// Fields as they are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines<'a> {
+    fields: &'a Fields,
+    tag: Option<Tag>,
+}
+
+impl<'a> Lines<'a> {
+    /// How many.
     pub fn len(&self) -> usize {
-        self.names().len()
+        self.fields.kind.lines.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.names.is_none()
+        self.fields.kind.lines.is_empty()
     }
 
-    /// All fields in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        self.cut_by(Bytes::copy_from_slice)
+    /// All in order.
+    pub fn iter(self) -> impl Iterator<Item = (&'a HeaderName, HeaderValue)> + use<'a> {
+        let mut written = BytesMut::new();
+        self.write(&mut written);
+        self.cut(written.freeze())
     }
 
-    /// All fields in order, their values cut from one copy of all of them, which `copy` makes.
-    pub fn cut_by(
-        &self,
-        copy: impl FnOnce(&[u8]) -> Bytes,
-    ) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
-        let mut left = copy(self.packed.get(self.lines_at()..).unwrap_or_default());
-        self.names().iter().map_while(move |name| Some((name, cut(&mut left)?)))
-    }
-
-    /// The first line of `name`.
-    pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let mut at = self.lines_at();
-        for other in self.names() {
-            let (number, from) = read(&self.packed, at)?;
-            at = from + number.saturating_sub(USUAL.len());
-            if other == name {
-                let own = || HeaderValue::from_bytes(self.packed.get(from..at)?).ok();
-                return USUAL.get(number).cloned().or_else(own);
-            }
+    /// Writes what [`Self::cut`] cuts the values from.
+    pub fn write(&self, out: &mut BytesMut) {
+        let mut kept = self.values();
+        for (_, form) in &self.fields.kind.lines {
+            form.write(&mut kept, self.tag, out);
         }
-        None
+    }
+
+    /// All in order, their values cut from what was written.
+    pub fn cut(
+        self,
+        mut written: Bytes,
+    ) -> impl Iterator<Item = (&'a HeaderName, HeaderValue)> + use<'a> {
+        let mut kept = self.values();
+        let lines = self.fields.kind.lines.iter();
+        lines.map_while(move |(name, form)| Some((name, form.cut(&mut kept, &mut written)?)))
+    }
+
+    /// The first of `name`.
+    pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let mut lines = self.contains(name).then(|| self.iter())?;
+        lines.find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// Whether there is one of `name`.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        self.fields.kind.lines.iter().any(|(other, _)| other == name)
     }
 
     /// The same with `value` as the only line of `name`.
     #[must_use]
-    pub fn with(&self, name: &HeaderName, value: HeaderValue) -> Self {
+    pub fn with(&self, name: &HeaderName, value: HeaderValue) -> Fields {
         let mut map = self.to_map();
         map.insert(name, value);
-        Self::about(str::from_utf8(self.target()).unwrap_or_default(), &map)
+        let Kind { terms, prefix, .. } = &*self.fields.kind;
+        let about = About {
+            terms: *terms,
+            target: &self.fields.target(),
+            prefix,
+            fields_masked: self.fields.fields_masked(),
+            tag: self.tag,
+        };
+        Fields::about(&about, &map)
     }
 
     /// As a map, for rules that need one.
@@ -109,19 +201,36 @@ impl Fields {
         map
     }
 
-    /// Memory it takes, in bytes; its names where nobody shares them.
-    pub fn bytes(&self) -> usize {
-        let own = self.names.as_ref().filter(|names| Arc::strong_count(names) == 1);
-        self.packed.len() + own.map_or(0, |names| size_of_val(&names[..]))
+    /// What is kept of the values.
+    fn values(&self) -> Reader<'a> {
+        let mut kept = self.fields.kept();
+        with_about(&mut kept, |_masked, _end| ());
+        kept
+    }
+}
+
+impl Kind {
+    /// One for all that have it alike.
+    fn shared(terms: Terms, prefix: &str, lines: Vec<(HeaderName, Form)>) -> Arc<Self> {
+        let is_it = |kind: &&Arc<Self>| {
+            kind.terms == terms && *kind.prefix == *prefix && kind.lines[..] == lines[..]
+        };
+        let mut kinds = KINDS.lock();
+        if let Some(kind) = kinds.iter().find(is_it) {
+            return Arc::clone(kind);
+        }
+        if kinds.len() == MOST_KINDS {
+            kinds.retain(|kind| Arc::strong_count(kind) > 1);
+        }
+        let kind = Arc::new(Self { terms, prefix: prefix.into(), lines: lines.into() });
+        if kinds.len() < MOST_KINDS {
+            kinds.push(Arc::clone(&kind));
+        }
+        kind
     }
 
-    /// Where the lines begin, after the target.
-    fn lines_at(&self) -> usize {
-        read(&self.packed, 0).map_or(0, |(length, from)| from + length)
-    }
-
-    fn names(&self) -> &[HeaderName] {
-        self.names.as_deref().map_or(&[], |names| names)
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.prefix.len() + size_of_val(&*self.lines)
     }
 }
 
@@ -130,82 +239,13 @@ pub fn detached(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_impossible| value.clone())
 }
 
-fn pack(value: &HeaderValue, out: &mut Vec<u8>) {
-    match USUAL.iter().position(|usual| usual == value) {
-        Some(usual) => write(usual, &[], out),
-        None => write(USUAL.len() + value.len(), value.as_bytes(), out),
-    }
-}
+/// The kinds of what is stored: a handful for each route. With more than these, some are kept by each that has them.
+static KINDS: LazyLock<Mutex<Vec<Arc<Kind>>>> = LazyLock::new(Mutex::default);
 
-/// The next value of those that are left.
-fn cut(left: &mut Bytes) -> Option<HeaderValue> {
-    let (number, from) = read(left, 0)?;
-    left.advance(from);
-    if let Some(usual) = USUAL.get(number) {
-        return Some(usual.clone());
-    }
-    let length = Some(number - USUAL.len()).filter(|length| *length <= left.len())?;
-    HeaderValue::from_maybe_shared(left.split_to(length)).ok()
-}
-
-/// A number in sevens of bits, the lowest first, and what it tells of.
-fn write(number: usize, bytes: &[u8], out: &mut Vec<u8>) {
-    let mut left = number;
-    while left > LOW {
-        let [low, ..] = left.to_le_bytes();
-        out.push(low | MORE);
-        left >>= 7;
-    }
-    let [last, ..] = left.to_le_bytes();
-    out.push(last);
-    out.extend_from_slice(bytes);
-}
-
-/// The number at `at`, and where it ends.
-fn read(packed: &[u8], at: usize) -> Option<(usize, usize)> {
-    let byte = *packed.get(at)?;
-    if byte & MORE == 0 {
-        return Some((byte.into(), at + 1));
-    }
-    let (high, end) = read(packed, at + 1)?;
-    Some((high << 7 | usize::from(byte ^ MORE), end))
-}
-
-/// One list of names for all that have equal ones.
-fn shared(names: Vec<HeaderName>) -> Arc<Names> {
-    let mut lists = LISTS.lock();
-    if let Some(list) = lists.iter().find(|list| list[..] == names[..]) {
-        return Arc::clone(list);
-    }
-    let list = Arc::new(names.into_boxed_slice());
-    if lists.len() < MOST_LISTS {
-        lists.push(Arc::clone(&list));
-    }
-    list
-}
-
-/// The first lists of names that were seen: an upstream's answers have a handful of them.
-static LISTS: LazyLock<Mutex<Vec<Arc<Names>>>> = LazyLock::new(Mutex::default);
-
-const MOST_LISTS: usize = 64;
+const MOST_KINDS: usize = 64;
 
 /// What a target and the values of its fields mostly fit into, before they are copied into what they take.
-const ROOM: usize = 256;
-
-/// Values that nearly every answer has.
-static USUAL: [HeaderValue; 5] = [
-    HeaderValue::from_static("application/json"),
-    HeaderValue::from_static("application/json; charset=utf-8"),
-    HeaderValue::from_static("authorization"),
-    HeaderValue::from_static("private, max-age=60"),
-    HeaderValue::from_static("private, no-store"),
-];
-
-/// Marks a byte of a number that has higher ones after it.
-const MORE: u8 = 1 << 7;
-
-/// What one byte can tell without it.
-const LOW: usize = 127;
+const ROOM: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -214,18 +254,26 @@ mod tests {
 
     use super::*;
 
+    fn of(lines: &HeaderMap) -> Fields {
+        Fields::about(&About::default(), lines)
+    }
+
     #[test]
-    fn equal_lists_of_names_are_one() {
-        let of = |tag: &'static str| {
+    fn what_responses_have_alike_is_kept_once() {
+        let of = |tag: &'static str, target| {
             let mut map = HeaderMap::new();
             map.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             map.append(ETAG, HeaderValue::from_static(tag));
-            Fields::about("", &map)
+            let terms = Terms { route: 7, ..Terms::default() };
+            let about = About { terms, target, prefix: "/unit/", ..About::default() };
+            Fields::about(&about, &map)
         };
-        let (one, other) = (of("\"1\""), of("\"2\""));
-        assert!(std::ptr::eq(one.names(), other.names()));
-        assert_eq!(one.get(&ETAG).unwrap(), "\"1\"");
-        assert_eq!(one.get(&VARY), None);
+        let (one, other) = (of("\"1\"", "/unit/1"), of("\"2\"", "/unit/2"));
+        assert!(Arc::ptr_eq(&one.kind, &other.kind));
+        assert_eq!(one.lines(None).get(&ETAG).unwrap(), "\"1\"");
+        assert_eq!(one.lines(None).get(&VARY), None);
+        let elsewhere = of("\"1\"", "/calendar/1");
+        assert!(!Arc::ptr_eq(&one.kind, &elsewhere.kind) && elsewhere.answers("/calendar/1"));
     }
 
     #[test]
@@ -235,31 +283,67 @@ mod tests {
             map.append(LINK, HeaderValue::from_static(link));
         }
         map.append(VARY, HeaderValue::from_static("authorization"));
-        let fields = Fields::about("", &map).with(&LINK, HeaderValue::from_static("<c>")).to_map();
+        let about = About { target: "/a", fields_masked: 300, ..About::default() };
+        let fields = Fields::about(&about, &map);
+        let fields = fields.lines(None).with(&LINK, HeaderValue::from_static("<c>"));
+        assert!(fields.answers("/a") && fields.fields_masked() == 300);
+        let fields = fields.lines(None).to_map();
         assert_eq!(fields.get_all(LINK).iter().collect::<Vec<_>>(), ["<c>"]);
         assert_eq!(fields.len(), 2);
+    }
+
+    #[test]
+    fn kinds_that_are_gone_make_room_for_others() {
+        let of = |number: usize| {
+            let lines = HeaderMap::from_iter([(VARY, HeaderValue::from_static("a"))]);
+            let made_under = u64::try_from(number).unwrap() + (1 << 40);
+            let about =
+                About { terms: Terms { made_under, ..Terms::default() }, ..About::default() };
+            Fields::about(&about, &lines)
+        };
+        for number in 0..3 * MOST_KINDS {
+            let (one, other) = (of(number), of(number));
+            assert!(Arc::ptr_eq(&one.kind, &other.kind), "{number}");
+        }
     }
 
     proptest! {
         #[test]
         fn what_is_read_is_what_was_put_in(
             lines in proptest::collection::vec(("[a-c]{1,2}", "[ -~\u{80}-\u{ff}]{0,300}"), 0..8),
-            usual in 0..USUAL.len(),
+            usual in "authorization|private, max-age=[1-9][0-9]?|\"[0-9a-f]{32}\"",
             target in "[/a-z]{0,200}",
+            prefix in "/?",
+            fields_masked in any::<u32>(),
+            route in any::<u16>(),
         ) {
             let mut map = HeaderMap::new();
             for (name, value) in &lines {
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 map.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
-                map.append(name, USUAL[usual].clone());
+                map.append(name, HeaderValue::from_str(&usual).unwrap());
             }
-            let fields = Fields::about(&target, &map);
-            prop_assert_eq!(fields.target(), target.as_bytes());
+            let terms = Terms { route, ..Terms::default() };
+            let tag = Tag::over(&[]);
+            let tag = Some(tag);
+            let about = About { terms, target: &target, prefix: &prefix, fields_masked, tag };
+            let fields = Fields::about(&about, &map);
+            prop_assert!(fields.answers(&target) && fields.target() == target);
+            let others = [format!("{target}/"), format!("/{target}")];
+            prop_assert!(!others.iter().any(|other| fields.answers(other)));
+            prop_assert_eq!((fields.fields_masked(), *fields.terms()), (fields_masked, terms));
+            let fields = fields.lines(tag);
             prop_assert_eq!(fields.len(), map.len());
             let read: Vec<_> = fields.iter().map(|(name, value)| (name.clone(), value)).collect();
             let put: Vec<_> = map.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             prop_assert_eq!(read, put);
             prop_assert_eq!(fields.to_map(), map);
         }
+    }
+
+    #[test]
+    fn nothing_is_little() {
+        assert_eq!(of(&HeaderMap::new()).bytes(), 0);
+        assert!(of(&HeaderMap::new()).lines(None).is_empty());
     }
 }

@@ -10,8 +10,6 @@
 //! bytes and 1.5 % of a hit. moka bounds the bytes, and keeps what is used against what is asked once;
 //! [`Sweep`] drops an entry after its last window.
 
-use std::sync::Arc;
-
 use http::HeaderMap;
 
 use crate::clock::Now;
@@ -19,14 +17,17 @@ use crate::clock::Now;
 use entries::Entries;
 use generation::{Generations, Scope, Stamp, Strength, Verdict};
 use policy::{Forward, Freshness, NotStored};
-use stored::{CacheKey, KeyRef, Owner, Stored};
+use stored::{CacheKey, Held, KeyRef, Owner};
 use sweep::Sweep;
 
 mod ends;
 mod entries;
 pub mod fields;
 pub mod flight;
+mod forms;
 pub mod generation;
+pub mod numbered;
+mod packed;
 pub mod policy;
 pub mod purge;
 mod slot;
@@ -63,33 +64,38 @@ impl Cache {
             return Lookup::Miss(Forward::VaryMiss);
         };
         let now = &now();
-        if stored.owner() != key.owner || stored.made_under != made_under || stored.token_ended(now)
-        {
+        let outdated = stored.fields.terms().made_under != made_under;
+        if stored.owner() != key.owner || outdated || stored.token_ended(now) {
             return Lookup::Miss(Forward::UriMiss);
         }
         match (self.verdict(&stored.stamp), stored.freshness(now)) {
             (Verdict::Void, _) => Lookup::Miss(Forward::UriMiss),
-            (Verdict::Current, Freshness::Fresh) => Lookup::Fresh(Arc::clone(stored)),
+            (Verdict::Current, Freshness::Fresh) => Lookup::Fresh(stored),
             (Verdict::Current, Freshness::StaleWhileRevalidate) => {
-                Lookup::StaleWhileRevalidate(Arc::clone(stored))
+                Lookup::StaleWhileRevalidate(stored)
             }
             (_, Freshness::Expired) if !stored.can_be_revalidated(now) => {
                 Lookup::Miss(Forward::UriMiss)
             }
-            _ => Lookup::Stale(Arc::clone(stored)),
+            _ => Lookup::Stale(stored),
         }
     }
 
-    /// Keeps an answer to this request, unless what it belongs to was invalidated while it was under way.
+    /// Keeps an answer to this request under its key, unless what it belongs to was invalidated while it was under way.
     ///
     /// # Errors
     /// Why it was not kept.
-    pub fn store(&self, request: &HeaderMap, stored: &Arc<Stored>) -> Result<(), NotStored> {
+    pub fn store(
+        &self,
+        key: &KeyRef<'_>,
+        request: &HeaderMap,
+        stored: &Held,
+    ) -> Result<(), NotStored> {
         let entries = self.entries.as_ref().ok_or(NotStored::SwitchedOff)?;
         if self.verdict(&stored.stamp) != Verdict::Current {
             return Err(NotStored::Voided);
         }
-        if entries.put(stored, request) { Ok(()) } else { Err(NotStored::TooLarge) }
+        if entries.put(key, stored, request) { Ok(()) } else { Err(NotStored::TooLarge) }
     }
 
     /// Ends a stored answer for good, such as when the upstream said 403 or 404 to its owner, of an open
@@ -139,11 +145,11 @@ impl Cache {
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// To be served.
-    Fresh(Arc<Stored>),
+    Fresh(Held),
     /// To be served, and refreshed in the background (RFC 5861 §3).
-    StaleWhileRevalidate(Arc<Stored>),
+    StaleWhileRevalidate(Held),
     /// To be revalidated; served only if the error excuses it (RFC 5861 §4).
-    Stale(Arc<Stored>),
+    Stale(Held),
     /// Nothing to use, and why it must be forwarded (RFC 9211 §2.2).
     Miss(Forward),
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::header::{DATE, ETAG};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::fields::Fields;
+use super::fields::{Fields, Lines};
 use super::generation::Stamp;
 use super::policy::{Freshness, Life, Validators, Variant, parse_date};
 use super::times::Times;
@@ -80,24 +80,18 @@ pub enum Owner {
     Open,
 }
 
+/// A stored response in the hands of its readers; without weak ones, which would take eight bytes of each entry.
+pub type Held = triomphe::Arc<Stored>;
+
 /// A stored response (RFC 9111 §3), or one that just landed and is on its way to its readers.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The generations it belongs to, its owner's among them: who may read it.
     pub stamp: Stamp,
-    /// The number of the route that it was asked by, where it may be kept.
-    pub route: u16,
-    /// The configuration that made it; under another one it is a miss.
-    pub made_under: u64,
-    /// Its status.
-    pub status: StatusCode,
-    /// The fields that every reply from it carries, about the canonical target that it answers, where it may be
-    /// kept.
+    /// The fields that every reply from it carries, in little memory, and what it is about.
     pub fields: Fields,
     /// Its body.
     pub body: Masked,
-    /// How many values the masker changed.
-    pub fields_masked: u32,
     /// When it came and how long it lives.
     pub times: Times,
     /// What most answers have none of.
@@ -108,7 +102,7 @@ pub struct Stored {
 #[derive(Clone, Debug, Default)]
 pub struct Unshown {
     /// Fields of the upstream that are not shown: what a 304 is merged with.
-    pub fields: Fields,
+    pub fields: Option<Fields>,
     /// The upstream's validators: used to revalidate, never sent to a client of a token route.
     pub validators: Validators,
     /// The request fields it depends on (RFC 9111 §4.1).
@@ -119,13 +113,14 @@ impl Unshown {
     /// It, if it has anything.
     pub fn boxed(self) -> Option<Box<Self>> {
         let some =
-            !self.fields.is_empty() || self.validators.any() || self.variant != Variant::default();
+            self.fields.is_some() || self.validators.any() || self.variant != Variant::default();
         some.then(|| Box::new(self))
     }
 
     fn bytes(&self) -> usize {
         let validators = if self.validators.any() { VALIDATOR_BYTES } else { 0 };
-        size_of::<Self>() + self.fields.bytes() + self.variant.size() + validators
+        let fields = self.fields.as_ref().map_or(0, Fields::bytes);
+        size_of::<Self>() + fields + self.variant.size() + validators
     }
 }
 
@@ -135,16 +130,20 @@ impl Stored {
         self.stamp.caller().map_or(Owner::Open, Owner::Caller)
     }
 
-    /// What it is filed under.
-    pub fn key(&self) -> KeyRef<'_> {
-        let target = str::from_utf8(self.fields.target()).unwrap_or_default();
-        KeyRef { owner: self.owner(), route: self.route, target }
+    /// The fields that every reply from it carries.
+    pub fn lines(&self) -> Lines<'_> {
+        self.fields.lines(self.body.tag())
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.fields.terms().status
     }
 
     /// Whether it is filed under a key: owner, route and each byte of the target are the same.
     pub fn is_under(&self, key: &KeyRef<'_>) -> bool {
-        let target = self.fields.target();
-        target == key.target.as_bytes() && self.route == key.route && self.owner() == key.owner
+        let route = self.fields.terms().route;
+        route == key.route && self.owner() == key.owner && self.fields.answers(key.target)
     }
 
     /// Whether it is what a request asks for that selects by these fields (RFC 9111 §4.1).
@@ -165,7 +164,7 @@ impl Stored {
     /// The validator that clients see: our own over the masked bytes, or the upstream's on an open
     /// route that passes bodies verbatim.
     pub fn etag(&self) -> Option<HeaderValue> {
-        self.fields.get(&ETAG)
+        self.lines().get(&ETAG)
     }
 
     /// The upstream's validators, none where it sent none.
@@ -176,7 +175,7 @@ impl Stored {
 
     /// How long it lives.
     pub fn life(&self) -> Life {
-        self.times.life()
+        self.times.life(&self.fields.terms().windows)
     }
 
     /// RFC 9111 §4.2.3 `current_age`.
@@ -186,7 +185,7 @@ impl Stored {
 
     /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
     pub fn made_at(&self) -> Duration {
-        let mut dates = self.fields.iter().filter(|(name, _)| **name == DATE);
+        let mut dates = self.lines().iter().filter(|(name, _)| **name == DATE);
         let date = dates.next().filter(|_| dates.next().is_none());
         let received = self.times.received().wall;
         date.and_then(|(_, date)| parse_date(date.as_bytes(), received))
@@ -214,13 +213,18 @@ impl Stored {
         self.age(now) > self.life().last_use() || self.token_ended(now)
     }
 
-    /// Memory it takes, in bytes: key, body, fields and bookkeeping.
+    /// Memory it takes, in bytes: body, fields and bookkeeping.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + self.body.len()
-            + self.fields.bytes()
-            + self.unshown.as_ref().map_or(0, |unshown| unshown.bytes())
+        let unshown = self.unshown.as_ref().map_or(0, |unshown| unshown.bytes());
+        let own = size_of::<Self>() + size_of::<usize>();
+        [own, self.body.memory(), self.fields.bytes(), unshown].into_iter().map(rounded).sum()
     }
+}
+
+/// What the program's allocator takes for so many bytes: it has four sizes up to each power of two, and none below
+/// sixteen bytes or between their multiples.
+fn rounded(bytes: usize) -> usize {
+    bytes.next_multiple_of((bytes.next_power_of_two() / 8).max(16))
 }
 
 /// Two validators of usual length.
@@ -231,9 +235,54 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache::fields::{About, Terms};
+    use crate::cache::times::Windows;
+    use crate::config::Config;
+    use crate::mask::Masker;
 
     fn owner(byte: Option<u8>) -> Owner {
         byte.map_or(Owner::Open, |byte| Owner::Caller(CallerId::from_bytes([byte; 32])))
+    }
+
+    impl Stored {
+        pub(crate) fn key(&self) -> CacheKey {
+            CacheKey::new(self.owner(), self.fields.terms().route, &self.fields.target())
+        }
+
+        /// An empty answer that lives for a minute from the beginning of time.
+        pub(crate) fn sample(caller: Option<u8>, route: u16, target: &str) -> Self {
+            let caller = caller.map(|byte| CallerId::from_bytes([byte; 32]));
+            let now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
+            let life = Life {
+                lifetime: Duration::from_mins(1),
+                initial_age: Duration::ZERO,
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: Duration::ZERO,
+                keep: Duration::ZERO,
+                explicit: true,
+                stale_forbidden: true,
+            };
+            let terms = Terms { route, windows: Windows::from(&life), ..Terms::default() };
+            Self {
+                stamp: Stamp::unkept(caller),
+                fields: Fields::about(
+                    &About { terms, target, ..About::default() },
+                    &HeaderMap::new(),
+                ),
+                body: Masker::new(&Config::default().secrets, &[]).empty(),
+                times: Times::new(&now, &life, None),
+                unshown: None,
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_counted_as_it_is_taken() {
+        for (bytes, taken) in
+            [(0, 0), (1, 16), (112, 112), (129, 160), (1025, 1280), (1280, 1280), (1281, 1536)]
+        {
+            assert_eq!(rounded(bytes), taken);
+        }
     }
 
     proptest! {

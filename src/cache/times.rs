@@ -1,8 +1,8 @@
-//! [`Times`]: when a stored response came and how long it lives, in a quarter of the memory.
+//! [`Times`] and [`Windows`]: when a stored response came and how long it lives, in a fifth of the memory.
 //!
 //! *Invariants*
-//! 1. When it came is kept to the nanosecond, spans to the millisecond, or from 24 days on to the second.
-//! 2. Rounding never lengthens a life: spans are rounded down, and the age that it came with up.
+//! 1. Times are kept to the millisecond; spans too, or from 24 days on to the second.
+//! 2. Rounding never lengthens a life: all is rounded down, and the age that it came with up.
 //!
 //! *Why not as it is judged with:* a [`Duration`] takes sixteen bytes, and an entry has eight of them.
 
@@ -11,14 +11,22 @@ use std::time::Duration;
 use super::policy::Life;
 use crate::clock::Now;
 
-/// The times of a stored response.
+/// The times of one stored response.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    received: Moment,
+    received_mono: u32,
+    received_wall: u32,
+    /// Milliseconds above them. Apart, so that no hit has to divide.
+    millis: [u16; 2],
     /// In whole seconds since the Unix epoch; the most = the token says of no end.
     token_expires: u32,
     lifetime: Span,
     initial_age: Span,
+}
+
+/// What of a life many responses have alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
     stale_while_revalidate: Span,
     stale_if_error: Span,
     keep: Span,
@@ -26,15 +34,9 @@ pub struct Times {
     stale_forbidden: bool,
 }
 
-impl Times {
-    /// Of what was received then and lives so. `token_expires`: when the token that paid for it says that it
-    /// ends (a JWT's `exp`), since the Unix epoch: nothing outlives it.
-    pub fn new(received: &Now, life: &Life, token_expires: Option<Duration>) -> Self {
+impl From<&Life> for Windows {
+    fn from(life: &Life) -> Self {
         Self {
-            received: Moment::of(received),
-            token_expires: token_expires.map_or(u32::MAX, |end| seconds(end).min(u32::MAX - 1)),
-            lifetime: Span::of(life.lifetime),
-            initial_age: Span::above(life.initial_age),
             stale_while_revalidate: Span::of(life.stale_while_revalidate),
             stale_if_error: Span::of(life.stale_if_error),
             keep: Span::of(life.keep),
@@ -42,10 +44,29 @@ impl Times {
             stale_forbidden: life.stale_forbidden,
         }
     }
+}
+
+impl Times {
+    /// Of what was received then and lives so. `token_expires`: when the token that paid for it says that it
+    /// ends (a JWT's `exp`), since the Unix epoch: nothing outlives it.
+    pub fn new(received: &Now, life: &Life, token_expires: Option<Duration>) -> Self {
+        Self {
+            received_mono: seconds(received.mono),
+            received_wall: seconds(received.wall),
+            millis: [received.mono, received.wall].map(millis),
+            token_expires: token_expires.map_or(u32::MAX, |end| seconds(end).min(u32::MAX - 1)),
+            lifetime: Span::of(life.lifetime),
+            initial_age: Span::above(life.initial_age),
+        }
+    }
 
     /// When its head arrived.
     pub fn received(&self) -> Now {
-        self.received.get()
+        let [mono, wall] = self.millis;
+        let of = |seconds: u32, millis: u16| {
+            Duration::new(seconds.into(), u32::from(millis) * NANOS_PER_MILLI)
+        };
+        Now { mono: of(self.received_mono, mono), wall: of(self.received_wall, wall) }
     }
 
     /// How old it was when it came.
@@ -54,15 +75,15 @@ impl Times {
     }
 
     /// How long it lives.
-    pub fn life(&self) -> Life {
+    pub fn life(&self, windows: &Windows) -> Life {
         Life {
             lifetime: self.lifetime.get(),
             initial_age: self.initial_age.get(),
-            stale_while_revalidate: self.stale_while_revalidate.get(),
-            stale_if_error: self.stale_if_error.get(),
-            keep: self.keep.get(),
-            explicit: self.explicit,
-            stale_forbidden: self.stale_forbidden,
+            stale_while_revalidate: windows.stale_while_revalidate.get(),
+            stale_if_error: windows.stale_if_error.get(),
+            keep: windows.keep.get(),
+            explicit: windows.explicit,
+            stale_forbidden: windows.stale_forbidden,
         }
     }
 
@@ -72,27 +93,8 @@ impl Times {
     }
 }
 
-/// A [`Now`]. Not whole nanoseconds: each hit would divide them.
-#[derive(Clone, Copy, Debug)]
-struct Moment {
-    mono: (u32, u32),
-    wall: (u32, u32),
-}
-
-impl Moment {
-    fn of(now: &Now) -> Self {
-        let of = |time: Duration| (seconds(time), time.subsec_nanos());
-        Self { mono: of(now.mono), wall: of(now.wall) }
-    }
-
-    fn get(self) -> Now {
-        let get = |(seconds, nanos): (u32, u32)| Duration::new(seconds.into(), nanos);
-        Now { mono: get(self.mono), wall: get(self.wall) }
-    }
-}
-
 /// A length of time: milliseconds, or with the highest bit the seconds above [`Self::MILLIS`]. At most 68 years.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Span(u32);
 
 impl Span {
@@ -130,14 +132,21 @@ fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
+/// The milliseconds above whole seconds.
+fn millis(time: Duration) -> u16 {
+    u16::try_from(time.subsec_millis()).unwrap_or_default()
+}
+
+const NANOS_PER_MILLI: u32 = 1_000_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_read_is_what_was_put_in_and_what_never_ends_does_not() {
-        let (nanos, millis) = (Duration::from_nanos, Duration::from_millis);
-        let now = |mono, wall| Now { mono: nanos(mono), wall: nanos(wall) };
+        let millis = Duration::from_millis;
+        let now = |mono, wall| Now { mono: millis(mono), wall: millis(wall) };
         let life = Life {
             lifetime: Duration::from_secs(1 << 31),
             initial_age: millis(1),
@@ -147,9 +156,12 @@ mod tests {
             explicit: true,
             stale_forbidden: false,
         };
-        let times = Times::new(&now(4, 5), &life, Some(millis(8_900)));
-        assert_eq!((times.life(), times.received()), (life, now(4, 5)));
-        let at = |wall| Now { mono: nanos(0), wall };
+        let times = Times::new(&now(4_999, 1_005), &life, Some(millis(8_900)));
+        assert_eq!(
+            (times.life(&Windows::from(&life)), times.received()),
+            (life, now(4_999, 1_005))
+        );
+        let at = |wall| Now { mono: millis(0), wall };
         assert!(!times.token_ended(&at(millis(7_999))) && times.token_ended(&at(millis(8_000))));
         let forever = Times::new(&now(4, 5), &life, None);
         assert!(!forever.token_ended(&at(Duration::MAX)));

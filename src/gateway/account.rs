@@ -65,7 +65,7 @@ impl<'a> Account<'a> {
             self.exchange.upstream(trip.cause, u32::from(trip.tries), trip.duration);
         }
         if let Some(reply) = reply {
-            self.exchange.masked(u64::from(reply.stored.fields_masked));
+            self.exchange.masked(u64::from(reply.stored.fields.fields_masked()));
         }
     }
 }

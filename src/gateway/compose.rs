@@ -16,18 +16,16 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use twox_hash::XxHash3_128;
-
 use super::Gateway;
 use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
-use crate::alphabet::hex_pair;
+use crate::cache::numbered;
 use crate::cache::policy::{self, Times, Validators};
-use crate::cache::stored::Stored;
+use crate::cache::stored::{Held, Stored};
 use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::error::Error;
-use crate::mask::{Facts, Masked};
+use crate::mask::{Facts, Masked, Tag};
 use crate::route::Route;
 use crate::upstream::{Answer, Share, decode, fields, length};
 
@@ -54,6 +52,8 @@ pub(super) struct Composed {
     /// The upstream's fields that decide on storing.
     pub(super) ruling: HeaderMap,
     pub(super) body: Masked,
+    /// The body's tag, where it was made.
+    pub(super) tag: Option<Tag>,
     /// Memory for the body; what is stored is counted by the cache instead.
     pub(super) share: Share,
     /// Whether all of the answer arrived.
@@ -118,9 +118,9 @@ impl Gateway {
             // RFC 9110 §6.6.1: a recipient with a clock records the time of receipt.
             shown.insert(DATE, date(trip.head_at.wall));
         }
-        if route.masks() && status.is_success() && !body.is_empty() {
-            shown.insert(ETAG, etag_over(&body));
-        }
+        let tagged = route.masks() && status.is_success() && !body.is_empty();
+        let tag = tagged.then(|| Tag::over(body.bytes()));
+        tag.map(|tag| shown.insert(ETAG, validator(&tag)));
         Ok(Composed {
             status,
             facts,
@@ -128,6 +128,7 @@ impl Gateway {
             validators: Validators::of(&fields),
             ruling: fields,
             body,
+            tag,
             share,
             whole,
             times,
@@ -138,18 +139,19 @@ impl Gateway {
     /// A stored answer with the fields of the 304 that confirmed it (RFC 9111 §3.2).
     pub(super) fn renewed(&self, route: u16, prior: &Stored, answer: &Answer) -> Composed {
         let route = self.route_at(route);
-        let mut known = prior.fields.to_map();
+        let mut known = prior.lines().to_map();
         if route.wants_token() {
             // Ours, not the upstream's: made anew below.
             for ours in [CACHE_CONTROL, VARY, ETAG] {
                 known.remove(ours);
             }
         }
-        for (name, value) in prior.unshown.iter().flat_map(|unshown| unshown.fields.iter()) {
+        let hidden = prior.unshown.iter().filter_map(|unshown| unshown.fields.as_ref());
+        for (name, value) in hidden.flat_map(|hidden| hidden.lines(None).iter()) {
             known.append(name, value);
         }
         let ruling = policy::merge_304(&known, &answer.fields);
-        let mut shown = self.shown(route, prior.status, &ruling);
+        let mut shown = self.shown(route, prior.status(), &ruling);
         if let Some(etag) = prior.etag().filter(|_| route.masks()) {
             shown.insert(ETAG, etag);
         }
@@ -159,11 +161,12 @@ impl Gateway {
         let update = Validators::of(&answer.fields);
         let before = prior.validators();
         Composed {
-            status: prior.status,
-            facts: Facts { fields_masked: prior.fields_masked, ..Facts::default() },
+            status: prior.status(),
+            facts: Facts { fields_masked: prior.fields.fields_masked(), ..Facts::default() },
             shown,
             ruling,
             body: prior.body.clone(),
+            tag: prior.body.tag(),
             whole: true,
             validators: Validators {
                 etag: update.etag.or_else(|| before.etag.clone()),
@@ -176,7 +179,7 @@ impl Gateway {
     }
 
     /// An answer of our own to an OPTIONS that goes no further: `204`, and what may be asked.
-    pub(super) fn options(&self, owner: Option<CallerId>, allow: &str) -> Arc<Stored> {
+    pub(super) fn options(&self, owner: Option<CallerId>, allow: &str) -> Held {
         let now = self.0.clock.now();
         let mut shown = HeaderMap::with_capacity(2);
         shown.insert(DATE, date(now.wall));
@@ -189,6 +192,7 @@ impl Gateway {
             shown,
             ruling: HeaderMap::new(),
             body: self.0.follows.masker.empty(),
+            tag: None,
             whole: true,
             validators: Validators::default(),
             times: Times { requested_at: now.wall, received_at: now.wall, delay: Duration::ZERO },
@@ -298,16 +302,8 @@ fn is_utf8(fields: &HeaderMap) -> bool {
         })
 }
 
-/// A strong validator over the masked bytes (RFC 9110 §8.8.1), the same in every process. No cryptographic hash: who
-/// writes what a unit's answer shows could make up two contents with one tag, and win that those who hold the one
-/// are not told of the other, of his own.
-fn etag_over(body: &Masked) -> HeaderValue {
-    let hash = XxHash3_128::oneshot(body.bytes()).to_be_bytes();
-    let mut tag = [b'"'; 2 + 2 * size_of::<u128>()];
-    for (pair, byte) in tag[1..].chunks_exact_mut(2).zip(hash) {
-        pair.copy_from_slice(&hex_pair(byte));
-    }
-    HeaderValue::from_bytes(&tag).unwrap_or_else(|_impossible| HeaderValue::from_static("\"\""))
+fn validator(tag: &Tag) -> HeaderValue {
+    HeaderValue::from_bytes(&tag.text()).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 fn times(answer: &Answer) -> Times {
@@ -320,9 +316,7 @@ fn times(answer: &Answer) -> Times {
 }
 
 fn date(wall: Duration) -> HeaderValue {
-    let text = httpdate::fmt_http_date(std::time::UNIX_EPOCH + wall);
-    HeaderValue::from_str(&text)
-        .unwrap_or_else(|_impossible| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+    numbered::date(u32::try_from(wall.as_secs()).unwrap_or(u32::MAX))
 }
 
 /// Fields bound to the bytes as the upstream sent them, which masking may have changed.

@@ -1,14 +1,15 @@
 //! [`Content`]: what a response carries (RFC 9110 §6.4), its bytes left where they are.
 //!
-//! *Why not [`Bytes`]:* as such, each stored body would need 40 bytes more for what counts its readers.
+//! *Why not [`Bytes`]:* as such, each stored body would need 40 bytes more for what counts its readers; a response
+//! has what was stored anyway, and keeps it.
 
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use crate::mask::Masked;
+use crate::cache::stored::Held;
 
-/// What a response carries: a body that was masked, a part of it, or our own words.
+/// What a response carries: the body of what is stored, a part of it, or our own words.
 #[derive(Clone, Debug)]
 pub struct Content(Source);
 
@@ -16,7 +17,7 @@ pub struct Content(Source);
 enum Source {
     Ours(Bytes),
     /// What is left to be sent of a body; within it.
-    Masked(Masked, Range<usize>),
+    Stored(Held, Range<usize>),
 }
 
 impl Content {
@@ -28,15 +29,10 @@ impl Content {
         Self(Source::Ours(words))
     }
 
-    /// All of a body.
-    pub(super) fn whole(body: &Masked) -> Self {
-        Self(Source::Masked(body.clone(), 0..body.len()))
-    }
-
     /// A part of a body; what lies beyond its end is left out.
-    pub(super) fn part(body: &Masked, range: Range<usize>) -> Self {
-        let end = range.end.min(body.len());
-        Self(Source::Masked(body.clone(), range.start.min(end)..end))
+    pub(super) fn part(stored: Held, range: Range<usize>) -> Self {
+        let end = range.end.min(stored.body.len());
+        Self(Source::Stored(stored, range.start.min(end)..end))
     }
 }
 
@@ -44,21 +40,23 @@ impl Buf for Content {
     fn remaining(&self) -> usize {
         match &self.0 {
             Source::Ours(words) => words.len(),
-            Source::Masked(_, left) => left.len(),
+            Source::Stored(_, left) => left.len(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match &self.0 {
             Source::Ours(words) => words,
-            Source::Masked(body, left) => body.bytes().get(left.clone()).unwrap_or_default(),
+            Source::Stored(stored, left) => {
+                stored.body.bytes().get(left.clone()).unwrap_or_default()
+            }
         }
     }
 
     fn advance(&mut self, count: usize) {
         match &mut self.0 {
             Source::Ours(words) => words.advance(count),
-            Source::Masked(_, left) => {
+            Source::Stored(_, left) => {
                 assert!(count <= left.len(), "nobody reads past the end");
                 left.start += count;
             }
@@ -69,6 +67,7 @@ impl Buf for Content {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::stored::Stored;
     use crate::config::Config;
     use crate::mask::Masker;
 
@@ -86,12 +85,12 @@ mod tests {
     fn what_is_read_is_what_was_given_in_whatever_steps() {
         let masker = Masker::new(&Config::default().secrets, &[]);
         let body = masker.verbatim(Bytes::from_static(b"0123456789"));
+        let stored = Held::new(Stored { body, ..Stored::sample(None, 0, "/a") });
         let parts = [(0..10, &b"0123456789"[..]), (3..5, b"34"), (8..99, b"89"), (20..30, b"")];
         for step in 1..4 {
             for (range, wanted) in parts.clone() {
-                assert_eq!(read(Content::part(&body, range), step), wanted);
+                assert_eq!(read(Content::part(Held::clone(&stored), range), step), wanted);
             }
-            assert_eq!(read(Content::whole(&body), step), b"0123456789");
             assert_eq!(read(Content::ours(Bytes::from_static(b"ours")), step), b"ours");
             assert_eq!(read(Content::NONE, step), b"");
         }

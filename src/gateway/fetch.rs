@@ -26,7 +26,7 @@ use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
 use crate::cache::generation::{Stamp, Verdict};
 use crate::cache::policy::{self, Forward, NotStored, Validators};
-use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
+use crate::cache::stored::{CacheKey, Held, KeyRef, Owner, Stored};
 use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
@@ -46,7 +46,7 @@ pub(super) struct Job {
     pub(super) selecting: HeaderMap,
     pub(super) caller: Option<CallerId>,
     pub(super) token_expires: Option<Duration>,
-    pub(super) prior: Option<Arc<Stored>>,
+    pub(super) prior: Option<Held>,
     pub(super) cause: Cause,
     pub(super) peer: IpAddr,
     /// Who hears of interim responses, once it is under way.
@@ -60,7 +60,7 @@ impl Gateway {
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
         caller: Option<&Caller>,
-        prior: Option<Arc<Stored>>,
+        prior: Option<Held>,
         why: Forward,
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
@@ -103,7 +103,7 @@ impl Gateway {
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
         caller: Option<&Caller>,
-        prior: Option<Arc<Stored>>,
+        prior: Option<Held>,
         cause: Cause,
     ) -> Job {
         let route = asked.matched.route;
@@ -181,7 +181,7 @@ impl Job {
 
     async fn fetch(&self, stamp: Stamp) -> Result<Landed, Failed> {
         if let Some(stored) = self.found() {
-            let shared = Arc::clone(&stored);
+            let shared = Held::clone(&stored);
             let (origin, kept) = (Origin::Store, Ok(()));
             let credentials = Credentials::default();
             return Ok(Landed { stored, shared, origin, kept, credentials, trip: None });
@@ -202,13 +202,13 @@ impl Job {
 
     /// What another flight has just stored: fresh, and so nothing needs to be asked. A reload that the
     /// client wished for (RFC 9111 §5.2.1.4) is not answered by what it already knew.
-    fn found(&self) -> Option<Arc<Stored>> {
+    fn found(&self) -> Option<Held> {
         let gateway = &self.gateway.0;
         let made_under = self.gateway.plan_at(self.route).made_under;
         let now = || gateway.clock.now();
         match gateway.cache.lookup(&self.key.as_ref(), &self.selecting, made_under, now) {
             Lookup::Fresh(stored)
-                if self.prior.as_ref().is_none_or(|prior| !Arc::ptr_eq(prior, &stored)) =>
+                if self.prior.as_ref().is_none_or(|prior| !Held::ptr_eq(prior, &stored)) =>
             {
                 Some(stored)
             }
@@ -222,7 +222,7 @@ impl Job {
         match &self.prior {
             Some(prior) if answer.status == StatusCode::NOT_MODIFIED => {
                 if policy::matches_304(prior.validators(), &answer.fields) {
-                    return Ok(Validated::Holds(Arc::clone(prior), answer));
+                    return Ok(Validated::Holds(Held::clone(prior), answer));
                 }
                 // Not about what we have (RFC 9111 §4.3.4): asked again without conditions.
                 self.ask(method, None, Cause::Miss).await.map(Validated::Answer)
@@ -274,22 +274,22 @@ impl Job {
 
     /// Keeps an answer if it may be kept; else says why, and lets go of what it supersedes.
     fn keep(&self, judged: Judged, origin: Origin, trip: TripFacts) -> Landed {
-        let stored = Arc::new(judged.stored);
+        let stored = Held::new(judged.stored);
         let shared = match judged.shareable {
-            Some(fields) => Arc::new(Stored { fields, ..Stored::clone(&stored) }),
-            None => Arc::clone(&stored),
+            Some(fields) => Held::new(Stored { fields, ..Stored::clone(&stored) }),
+            None => Held::clone(&stored),
         };
         let cache = &self.gateway.0.cache;
         let kept = judged.verdict.and_then(|()| {
             if self.gateway.plan_at(self.route).is_superseded() {
                 return Err(NotStored::Superseded);
             }
-            cache.store(&self.selecting, &shared)
+            cache.store(&self.key.as_ref(), &self.selecting, &shared)
         });
         let (mut stored, mut shared) = (stored, shared);
         if let Err(reason) = kept {
             self.gateway.note_not_stored(self.route, reason);
-            if stored.status.is_success() && !reason.is_of_the_request() {
+            if stored.status().is_success() && !reason.is_of_the_request() {
                 // What was stored is no longer the upstream's answer. (A voided flight says nothing of
                 // what its successor may have stored, nor one for a single asker of what is for all.)
                 cache.end(&self.key, &self.selecting);
@@ -298,7 +298,7 @@ impl Job {
             if stored.owner() != Owner::Open {
                 drop(shared);
                 stored = disowned(stored);
-                shared = Arc::clone(&stored);
+                shared = Held::clone(&stored);
             }
         }
         let credentials = Credentials::of(&self.selecting);

@@ -21,7 +21,7 @@ use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role};
 use crate::cache::generation::{Stamp, Strength};
 use crate::cache::policy::{self, Forward};
-use crate::cache::stored::{KeyRef, Stored};
+use crate::cache::stored::{Held, KeyRef, Stored};
 use crate::cache::{Invalidation, Source};
 use crate::error::Error;
 use crate::telemetry::Cause;
@@ -33,7 +33,7 @@ impl Gateway {
         &self,
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        prior: Option<Arc<Stored>>,
+        prior: Option<Held>,
         why: Forward,
     ) -> Result<Reply, Error> {
         let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Forward };
@@ -68,7 +68,7 @@ impl Job {
         };
         let origin = Origin::Upstream(answer.status);
         if let Some(prior) = self.prior.as_deref().filter(|_| answer.status == StatusCode::OK) {
-            if prior.status == StatusCode::OK && self.freshens(prior, &answer) {
+            if prior.status() == StatusCode::OK && self.freshens(prior, &answer) {
                 return Ok(self.renew(prior, &answer, origin, stamp));
             }
             self.stale();
@@ -91,7 +91,7 @@ impl Job {
 
     /// Whether what HEAD said is about the stored bytes.
     fn freshens(&self, prior: &Stored, answer: &Answer) -> bool {
-        let (mut known, mut said) = (prior.fields.to_map(), answer.fields.clone());
+        let (mut known, mut said) = (prior.lines().to_map(), answer.fields.clone());
         if self.gateway.route_at(self.route).masks() {
             // Ours stand there, over the masked bytes.
             prior.validators().replace(&mut known);

@@ -4,7 +4,6 @@
 //! 1. A client is never told to keep what was not kept here, nor past the end of its own token.
 //! 2. Fields that the upstream meant for who asked are kept for nobody else.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, EXPIRES, VARY};
@@ -12,11 +11,12 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
-use crate::cache::fields::{Fields, detached};
+use crate::cache::fields::{About, Fields, Terms, detached};
 use crate::cache::generation::Stamp;
+use crate::cache::numbered;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
-use crate::cache::stored::{KeyRef, Owner, Stored, Unshown};
-use crate::cache::times::Times;
+use crate::cache::stored::{Held, KeyRef, Owner, Stored, Unshown};
+use crate::cache::times::{Times, Windows};
 use crate::caller::CallerId;
 use crate::clock::Now;
 
@@ -41,35 +41,43 @@ impl Composed {
             // RFC 9111 §3.3.
             .and_then(|life| if self.whole { Ok(life) } else { Err(NotStored::Partial) });
         if judged.is_ok() {
-            self.body = job.gateway.0.bodies.shared(&self.body);
+            self.body = job.gateway.0.bodies.shared(&self.body, self.tag);
         }
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
+        let KeyRef { route, target, .. } = job.key.as_ref();
+        let (made_under, windows) = (plan.made_under, Windows::from(&life));
+        let about = About {
+            terms: Terms { route, made_under, status: self.status, windows },
+            target,
+            prefix: job.gateway.route_at(job.route).begins_with(),
+            fields_masked: self.facts.fields_masked,
+            tag: self.body.tag(),
+        };
         // RFC 9111 §5.2.2.4 and §5.2.2.7: fields that are for who asked, but for nobody else.
         let shareable = (*job.key.owner() == Owner::Open)
             .then(|| policy::fields_to_store(&rules, &self.ruling, &self.shown))
             .filter(|shareable| shareable.len() != self.shown.len())
-            .map(|shareable| Fields::about(job.key.target(), &shareable));
+            .map(|shareable| Fields::about(&about, &shareable));
         let ends = job.token_expires;
-        let KeyRef { route, target, .. } = job.key.as_ref();
-        let stored = Stored {
-            route,
-            made_under: plan.made_under,
-            ..self.into_stored(stamp, target, &life, ends, variant, judged.is_ok())
-        };
+        let stored = self.into_stored(stamp, &about, &life, ends, variant, judged.is_ok());
         Judged { stored, shareable, verdict: judged.map(|_life| ()) }
     }
 
     /// The answer as nobody may keep it.
-    pub(super) fn unkept(self, owner: Option<CallerId>) -> Arc<Stored> {
+    pub(super) fn unkept(self, owner: Option<CallerId>) -> Held {
+        let terms =
+            Terms { status: self.status, windows: Windows::from(&UNKEPT), ..Terms::default() };
+        let fields_masked = self.facts.fields_masked;
+        let about = About { terms, fields_masked, ..About::default() };
         let stamp = Stamp::unkept(owner);
-        Arc::new(self.into_stored(stamp, "", &UNKEPT, None, Variant::default(), false))
+        Held::new(self.into_stored(stamp, &about, &UNKEPT, None, Variant::default(), false))
     }
 
     fn into_stored(
         mut self,
         stamp: Stamp,
-        target: &str,
+        about: &About<'_>,
         life: &Life,
         token_expires: Option<Duration>,
         variant: Variant,
@@ -78,7 +86,9 @@ impl Composed {
         let hidden = RULING.iter().filter(|name| !self.shown.contains_key(*name));
         let hidden = hidden
             .flat_map(|name| self.ruling.get_all(name).iter().map(move |value| (name, value)));
-        let hidden = Fields::about("", hidden);
+        let mut hidden = hidden.peekable();
+        let any = hidden.peek().is_some();
+        let hidden = any.then(|| Fields::about(&About::default(), hidden));
         if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
@@ -87,13 +97,9 @@ impl Composed {
         let validators = own_validators(&self.validators);
         Stored {
             stamp,
-            route: 0,
-            made_under: 0,
-            status: self.status,
-            fields: Fields::about(target, &self.shown),
+            fields: Fields::about(about, &self.shown),
             // What nobody keeps counts until its last reader has it.
             body: if kept { self.body } else { self.body.keeping(self.share) },
-            fields_masked: self.facts.fields_masked,
             times: Times::new(&self.received, life, token_expires),
             unshown: Unshown { fields: hidden, validators, variant }.boxed(),
         }
@@ -119,13 +125,13 @@ fn own_validators(validators: &Validators) -> Validators {
 }
 
 /// An answer that could not be kept after all: a client's own cache must not keep it either.
-pub(super) fn disowned(stored: Arc<Stored>) -> Arc<Stored> {
-    match Arc::try_unwrap(stored) {
+pub(super) fn disowned(stored: Held) -> Held {
+    match Held::try_unwrap(stored) {
         Ok(stored) if stored.owner() != Owner::Open => {
-            let fields = stored.fields.with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
-            Arc::new(Stored { fields, ..stored })
+            let fields = stored.lines().with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
+            Held::new(Stored { fields, ..stored })
         }
-        Ok(stored) => Arc::new(stored),
+        Ok(stored) => Held::new(stored),
         Err(shared) => shared,
     }
 }
@@ -135,9 +141,13 @@ fn cache_control(life: &Life, kept: bool) -> HeaderValue {
     if !kept {
         return HeaderValue::from_static("private, no-store");
     }
-    let (mut digits, seconds) = (itoa::Buffer::new(), life.lifetime.as_secs());
-    let strict = if life.stale_forbidden { ", must-revalidate" } else { "" };
-    HeaderValue::try_from(["private, max-age=", digits.format(seconds), strict].concat())
+    // More than 136 years are that long.
+    let seconds = u32::try_from(life.lifetime.as_secs()).unwrap_or(u32::MAX);
+    let max_age = numbered::max_age(seconds);
+    if !life.stale_forbidden {
+        return max_age;
+    }
+    HeaderValue::from_maybe_shared([max_age.as_bytes(), b", must-revalidate"].concat())
         .unwrap_or_else(|_impossible| HeaderValue::from_static("private, no-store"))
 }
 

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::Asked;
 use crate::cache::policy::{Freshness, NotStored};
-use crate::cache::stored::{Owner, Stored};
+use crate::cache::stored::{Held, Owner};
 use crate::error::Error;
 use crate::telemetry::Cause;
 use crate::upstream::{Answer, Sent, Trip};
@@ -27,9 +27,9 @@ pub(super) type Landing = Result<Arc<Landed>, Arc<Failed>>;
 #[derive(Clone, Debug)]
 pub(super) struct Landed {
     /// The answer, presentable, for who asked.
-    pub(super) stored: Arc<Stored>,
+    pub(super) stored: Held,
     /// The same for all others.
-    pub(super) shared: Arc<Stored>,
+    pub(super) shared: Held,
     /// How it came to be here.
     pub(super) origin: Origin,
     /// Whether it was kept, or why not.
@@ -90,17 +90,17 @@ impl From<Error> for Failed {
 /// What became of a validation.
 pub(super) enum Validated {
     /// The stored response still holds: a 304 about it.
-    Holds(Arc<Stored>, Answer),
+    Holds(Held, Answer),
     /// Anything else.
     Answer(Answer),
 }
 
 impl Landed {
     /// An answer for who asked alone, that nobody looked up or may keep.
-    pub(super) fn unkept(stored: Arc<Stored>, trip: TripFacts) -> Self {
+    pub(super) fn unkept(stored: Held, trip: TripFacts) -> Self {
         Self {
-            shared: Arc::clone(&stored),
-            origin: Origin::Upstream(stored.status),
+            shared: Held::clone(&stored),
+            origin: Origin::Upstream(stored.status()),
             kept: Err(NotStored::Method),
             credentials: Credentials::default(),
             trip: Some(trip),
@@ -126,8 +126,8 @@ impl Landed {
             ) if self.arrived_fresh() => true,
             Err(reason) if reason.is_for_its_asker_alone() => false,
             Ok(()) | Err(_) => {
-                let failed = self.stored.status.as_u16() >= 400;
-                let sets_cookie = self.shared.fields.iter().any(|(name, _)| name == SET_COOKIE);
+                let failed = self.stored.status().as_u16() >= 400;
+                let sets_cookie = self.shared.lines().contains(&SET_COOKIE);
                 failed && !sets_cookie && self.credentials == Credentials::of(fields)
             }
         };

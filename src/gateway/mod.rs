@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::cache::flight::Flights;
 use crate::cache::generation::Verdict;
 use crate::cache::policy::{self, Forward, Freshness, Reuse};
-use crate::cache::stored::{KeyRef, Owner, Stored};
+use crate::cache::stored::{Held, KeyRef, Owner};
 use crate::cache::{Cache, Lookup, Sizes};
 use crate::caller::{Caller, Callers};
 use crate::clock::{Clock, Dice, Now};
@@ -197,7 +197,7 @@ impl Gateway {
             Lookup::StaleWhileRevalidate(stored) => {
                 // Who wants nothing from the upstream (RFC 9111 §5.2.1.7) makes nobody ask it.
                 if !policy::only_if_cached(&asked.plan.rules, inbound.fields()) {
-                    self.refresh(&asked, &key, caller.as_ref(), Arc::clone(&stored));
+                    self.refresh(&asked, &key, caller.as_ref(), Held::clone(&stored));
                 }
                 Ok(Reply::stale(stored, now))
             }
@@ -256,7 +256,7 @@ impl Gateway {
                 }
                 other => Ok(other),
             },
-            Reuse::Revalidate => Ok(Lookup::Stale(Arc::clone(stored))),
+            Reuse::Revalidate => Ok(Lookup::Stale(Held::clone(stored))),
             Reuse::OnlyIfCachedUnsatisfied => Err(Error::OnlyIfCached),
         }
     }
@@ -267,7 +267,7 @@ impl Gateway {
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
         caller: Option<&Caller>,
-        prior: Arc<Stored>,
+        prior: Held,
     ) {
         let job = self.job(asked, key, caller, Some(prior), Cause::Refresh);
         drop(self.join(job));
@@ -279,14 +279,14 @@ impl Gateway {
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
         caller: Option<&Caller>,
-        prior: Arc<Stored>,
+        prior: Held,
     ) -> Result<Reply, Error> {
         let (selecting, made_under) = (asked.selecting(), asked.plan.made_under);
         // RFC 9211 §2.2: what is fresh goes forward by the request's own word.
         let fresh = self.0.cache.verdict(&prior.stamp) == Verdict::Current
             && prior.freshness(&self.0.clock.now()) == Freshness::Fresh;
         let why = if fresh { Forward::Request } else { Forward::Stale };
-        let result = self.fetch(asked, key, caller, Some(Arc::clone(&prior)), why).await;
+        let result = self.fetch(asked, key, caller, Some(Held::clone(&prior)), why).await;
         let excused = match &result {
             Ok(reply) => reply.is_excusable(),
             Err(error) => error.is_excusable(),
@@ -298,7 +298,7 @@ impl Gateway {
         let now = self.0.clock.now();
         let stands_in = |stored| Reply::stale_if_error(stored, why, result.as_ref().ok(), now);
         match self.0.cache.lookup(key, &selecting, made_under, || now) {
-            Lookup::Fresh(stored) if !Arc::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
+            Lookup::Fresh(stored) if !Held::ptr_eq(&stored, &prior) => Ok(Reply::hit(stored, now)),
             Lookup::Fresh(stored) => Ok(stands_in(stored)),
             Lookup::StaleWhileRevalidate(stored) | Lookup::Stale(stored)
                 if !stored.life().stale_forbidden

@@ -4,12 +4,11 @@
 //! 1. A stored response goes to its owner alone: asked once more here, whatever the lookup said.
 //! 2. The client's own conditions are answered here, over what it may see (RFC 9110 §13).
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::Duration;
 
-use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, IF_MODIFIED_SINCE, RANGE};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, ETAG, IF_MODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body::Body;
 use http_body_util::Full;
 
 use super::content::Content;
@@ -21,7 +20,7 @@ use super::{Account, Gateway};
 use crate::cache::Status;
 use crate::cache::flight::Role;
 use crate::cache::policy::{self, CacheStatus, Forward, RangeAnswer};
-use crate::cache::stored::{Owner, Stored};
+use crate::cache::stored::{Held, Owner, Stored};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::Masked;
@@ -31,7 +30,7 @@ use crate::upstream::fields::X_REQUEST_ID;
 /// A success on its way out.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
-    pub(super) stored: Arc<Stored>,
+    pub(super) stored: Held,
     pub(super) status: Status,
     pub(super) trip: Option<TripFacts>,
     /// When it was decided: what its age is counted to.
@@ -43,18 +42,18 @@ pub(super) struct Reply {
 
 impl Reply {
     /// From memory, fresh.
-    pub(super) fn hit(stored: Arc<Stored>, now: Now) -> Self {
+    pub(super) fn hit(stored: Held, now: Now) -> Self {
         Self::of(stored, Status::Hit, now)
     }
 
     /// From memory, stale, while it is being refreshed.
-    pub(super) fn stale(stored: Arc<Stored>, now: Now) -> Self {
+    pub(super) fn stale(stored: Held, now: Now) -> Self {
         Self::of(stored, Status::StaleWhileRevalidate, now)
     }
 
     /// From memory, since the upstream failed when it was asked: with this status, if it had one.
     pub(super) fn stale_if_error(
-        stored: Arc<Stored>,
+        stored: Held,
         why: Forward,
         failed: Option<&Self>,
         now: Now,
@@ -69,7 +68,7 @@ impl Reply {
 
     /// From a flight.
     pub(super) fn landed(landed: &Landed, role: Role, why: Forward, now: Now) -> Self {
-        let stored = Arc::clone(match role {
+        let stored = Held::clone(match role {
             Role::Leader => &landed.stored,
             Role::Joiner => &landed.shared,
         });
@@ -91,24 +90,24 @@ impl Reply {
 
     /// From a route or method without a cache.
     pub(super) fn forwarded(landed: &Landed, why: Forward, now: Now) -> Self {
-        let fwd_status = Some(landed.stored.status);
-        let reply = Self::of(Arc::clone(&landed.stored), Status::Forwarded, now);
+        let fwd_status = Some(landed.stored.status());
+        let reply = Self::of(Held::clone(&landed.stored), Status::Forwarded, now);
         Self { forward: Some(why), fwd_status, trip: landed.trip, ..reply }
     }
 
     /// Made here in the upstream's place, without asking the cache.
-    pub(super) fn of_ours(stored: Arc<Stored>) -> Self {
+    pub(super) fn of_ours(stored: Held) -> Self {
         let now = stored.times.received();
         Self::of(stored, Status::Forwarded, now)
     }
 
-    fn of(stored: Arc<Stored>, status: Status, at: Now) -> Self {
+    fn of(stored: Held, status: Status, at: Now) -> Self {
         Self { stored, status, trip: None, at, forward: None, fwd_status: None, kept: false }
     }
 
     /// Whether a stale copy may stand in for it (RFC 5861 §4; likewise for an upstream's 429).
     pub(super) fn is_excusable(&self) -> bool {
-        matches!(self.stored.status.as_u16(), 429 | 500 | 502 | 503 | 504)
+        matches!(self.stored.status().as_u16(), 429 | 500 | 502 | 503 | 504)
     }
 
     fn cache_status(&self, age: Duration) -> CacheStatus {
@@ -146,7 +145,7 @@ impl Gateway {
     ) -> (Response<Full<Content>>, telemetry::Reply) {
         let id = &inbound.line().id;
         let (mut response, record) = match result {
-            Ok(reply) if reply.stored.owner() == account.owner => present(inbound, &reply),
+            Ok(reply) if reply.stored.owner() == account.owner => present(inbound, reply),
             Ok(_another_callers) => {
                 tracing::error!("an answer was about to go to another caller; it was refused");
                 refuse(&inbound, &Error::Lost, account)
@@ -178,29 +177,32 @@ impl Gateway {
 /// A success made of a stored response.
 fn present<B>(
     inbound: Inbound<'_, B>,
-    reply: &Reply,
+    reply: Reply,
 ) -> (Response<Full<Content>>, telemetry::Reply) {
     let stored = &*reply.stored;
     let age = stored.age(&reply.at);
     let shown = Shown::of(&inbound, stored);
     let is_head = *inbound.method() == Method::HEAD;
-    let mut response = shown.response(stored, inbound.into_reply_fields());
-    let fields = response.headers_mut();
+    let (status, mut fields, part) = shown.of_response(stored, inbound.into_reply_fields());
     // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
         fields.insert(AGE, values::make(|out| policy::write_age(age, out)));
     }
     if reply.forward.is_some() || reply.is_from_cache() {
         let status = reply.cache_status(age);
-        policy::append_member(fields, values::make(|out| status.write(NAME, out)));
+        policy::append_member(&mut fields, values::make(|out| status.write(NAME, out)));
     }
     let record = telemetry::Reply {
-        status: response.status(),
+        status,
         outcome: Outcome::Cache(reply.status),
-        bytes: if is_head { 0 } else { response.body().size_hint().lower() },
+        bytes: part.as_ref().filter(|_| !is_head).map_or(0, |part| wide(part.len())),
         age: reply.is_from_cache().then_some(age),
         error: None,
     };
+    let content = part.map_or(Content::NONE, |part| Content::part(reply.stored, part));
+    let mut response = Response::new(Full::new(content));
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
     (response, record)
 }
 
@@ -216,7 +218,7 @@ impl Shown {
     /// What the request's conditions and its Range make of it.
     fn of<B>(inbound: &Inbound<'_, B>, stored: &Stored) -> Self {
         let asked = inbound.has_conditions() && inbound.is_safe_read();
-        if !asked || stored.status != StatusCode::OK {
+        if !asked || stored.status() != StatusCode::OK {
             return Self::Content(RangeAnswer::Whole);
         }
         let fields = inbound.fields();
@@ -224,60 +226,67 @@ impl Shown {
         let open = stored.owner() == Owner::Open;
         let dated = open && fields.contains_key(IF_MODIFIED_SINCE);
         let modified = dated
-            .then(|| policy::modified_at(&stored.fields.to_map(), stored.times.received().wall));
+            .then(|| policy::modified_at(&stored.lines().to_map(), stored.times.received().wall));
         if policy::not_modified(fields, stored.etag().as_ref(), modified) {
             return Self::Unchanged;
         }
         let ranged = open && *inbound.method() == Method::GET && fields.contains_key(RANGE);
         let range = ranged
-            .then(|| policy::range_answer(fields, &stored.fields.to_map(), length(&stored.body)));
+            .then(|| policy::range_answer(fields, &stored.lines().to_map(), length(&stored.body)));
         Self::Content(range.unwrap_or(RangeAnswer::Whole))
     }
 
-    /// The response, its fields in `fields`, which are empty.
-    fn response(self, stored: &Stored, mut fields: HeaderMap) -> Response<Full<Content>> {
-        let body = &stored.body;
-        let (status, body) = match self {
+    /// What the response is made of: its status, its fields, in `fields`, which are empty, and the part of the body
+    /// that it carries.
+    fn of_response(
+        self,
+        stored: &Stored,
+        mut fields: HeaderMap,
+    ) -> (StatusCode, HeaderMap, Option<Range<usize>>) {
+        let (status, part) = match self {
             Self::Unchanged => {
-                let tagged = stored.etag().is_some();
+                let tagged = stored.lines().contains(&ETAG);
                 append(&mut fields, stored, |name| policy::stays_in_304(name, tagged));
-                (StatusCode::NOT_MODIFIED, Content::NONE)
+                (StatusCode::NOT_MODIFIED, None)
             }
             Self::Content(RangeAnswer::Whole) => {
                 append(&mut fields, stored, |_name| true);
-                (stored.status, Content::whole(body))
+                (stored.status(), Some(0..stored.body.len()))
             }
             Self::Content(RangeAnswer::Partial(range)) => {
                 append(&mut fields, stored, |_name| true);
-                let part = policy::content_range(&range, length(&stored.body));
-                fields.insert(CONTENT_RANGE, part);
+                let told = policy::content_range(&range, length(&stored.body));
+                fields.insert(CONTENT_RANGE, told);
                 let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
                 let (from, to) = (at(*range.start()), at(range.end().saturating_add(1)));
-                (StatusCode::PARTIAL_CONTENT, Content::part(body, from..to))
+                (StatusCode::PARTIAL_CONTENT, Some(from..to))
             }
             Self::Content(RangeAnswer::Unsatisfiable) => {
                 append(&mut fields, stored, policy::stays_in_416);
                 fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length(&stored.body)));
                 fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                (StatusCode::RANGE_NOT_SATISFIABLE, Content::NONE)
+                (StatusCode::RANGE_NOT_SATISFIABLE, None)
             }
         };
-        let mut response = Response::new(Full::new(body));
-        *response.status_mut() = status;
-        *response.headers_mut() = fields;
-        response
+        (status, fields, part)
     }
 }
 
 fn append(fields: &mut HeaderMap, stored: &Stored, keep: impl Fn(&HeaderName) -> bool) {
-    fields.reserve(stored.fields.len() + OUR_FIELDS);
-    for (name, value) in stored.fields.cut_by(values::copy).filter(|(name, _)| keep(name)) {
+    let lines = stored.lines();
+    fields.reserve(lines.len() + OUR_FIELDS);
+    let written = values::piece(|out| lines.write(out));
+    for (name, value) in lines.cut(written).filter(|(name, _)| keep(name)) {
         fields.append(name, value);
     }
 }
 
 fn length(body: &Masked) -> u64 {
-    u64::try_from(body.len()).unwrap_or(u64::MAX)
+    wide(body.len())
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// Our name in `Cache-Status`.

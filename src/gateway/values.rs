@@ -13,12 +13,8 @@ pub(super) fn make(write: impl FnOnce(&mut BytesMut)) -> HeaderValue {
     HeaderValue::from_maybe_shared(piece(write)).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A copy of what several values are cut from.
-pub(super) fn copy(values: &[u8]) -> Bytes {
-    piece(|sheet| sheet.extend_from_slice(values))
-}
-
-fn piece(write: impl FnOnce(&mut BytesMut)) -> Bytes {
+/// What `write` writes: what several values are cut from.
+pub(super) fn piece(write: impl FnOnce(&mut BytesMut)) -> Bytes {
     SHEET.with_borrow_mut(|sheet| {
         if sheet.capacity() < LONGEST {
             // Takes the same memory again where nothing holds on to it.

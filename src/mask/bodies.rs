@@ -7,101 +7,166 @@
 //! 1. What is shared is bytes that are equal, compared in full, and nothing else.
 //! 2. A body that nobody holds leaves no trace: what lives is what bounds the table.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use foldhash::quality::RandomState;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
-use twox_hash::XxHash3_64;
+use triomphe::ThinArc;
+use twox_hash::XxHash3_128;
 
 use super::Masked;
+use crate::alphabet::hex_pair;
 
 /// The bodies that are held by somebody.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Bodies(Arc<Table>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Table {
-    held: Mutex<HashMap<u64, Weak<Body>, RandomState>>,
+    held: Mutex<HashTable<Piece>>,
 }
 
-/// A body that was masked.
-pub(super) struct Body {
-    bytes: Memory,
-    /// Where it is known, if it is shared. Its hash is made again when it goes, which costs less than to keep it.
-    table: Weak<Table>,
-}
+/// The bytes of a body and what is known of them, in one allocation: apart, they would take 60 bytes more.
+type Piece = ThinArc<Place, u8>;
 
-/// Where its bytes are.
-enum Memory {
-    /// In a piece of its own length: what is stored. As [`Bytes`] it would take 40 bytes more.
-    Own(Box<[u8]>),
-    /// Where they came: what passes. Boxed, so that it takes no more than the other.
+/// Where the bytes of a body are.
+enum Place {
+    /// Where they came: what passes.
     Passing(Box<Bytes>),
+    /// Here, in memory of their own length: what is stored. Known to a table.
+    Shared { tag: Tag, table: Weak<Table> },
 }
 
-impl Body {
-    /// Its bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Memory::Own(bytes) => bytes,
-            Memory::Passing(bytes) => bytes,
+impl Place {
+    fn tag(&self) -> Option<Tag> {
+        match self {
+            Self::Passing(_) => None,
+            Self::Shared { tag, .. } => Some(*tag),
         }
     }
 }
 
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Self { bytes: Memory::Passing(Box::new(bytes)), table: Weak::new() }
+/// What tells a body from others: its XXH3 hash of 128 bits, the same in every process. No cryptographic one: who
+/// writes what a unit's answer shows could make up two bodies with one tag, and win that those who hold the one are
+/// not told of the other, of his own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag([u8; 16]);
+
+impl Tag {
+    /// The tag of these bytes.
+    pub fn over(bytes: &[u8]) -> Self {
+        Self(XxHash3_128::oneshot(bytes).to_be_bytes())
+    }
+
+    /// It as a strong validator (RFC 9110 §8.8.1): quoted, in hexadecimal.
+    pub fn text(&self) -> [u8; Self::LENGTH] {
+        let mut text = [b'"'; Self::LENGTH];
+        for (pair, byte) in text[1..].chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&hex_pair(byte));
+        }
+        text
+    }
+
+    /// Bytes of the text.
+    pub const LENGTH: usize = 2 + 2 * size_of::<Self>();
+
+    /// Not the seeded hash of a table, which takes twice as long for a kB. Who makes up bodies of one hash has them
+    /// compared with each other, no more.
+    fn place(self) -> u64 {
+        u64::from_be_bytes(self.0.last_chunk().copied().unwrap_or_default())
+    }
+}
+
+/// A body that was masked; without a piece it has no bytes.
+#[derive(Clone)]
+pub(super) struct Body(Option<Piece>);
+
+impl Body {
+    pub(super) const NONE: Self = Self(None);
+
+    /// Bytes left where they are.
+    pub(super) fn passing(bytes: Bytes) -> Self {
+        let place = |bytes| Piece::from_header_and_slice(Place::Passing(Box::new(bytes)), &[]);
+        Self((!bytes.is_empty()).then(|| place(bytes)))
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        let Some(piece) = &self.0 else { return &[] };
+        match &piece.header.header {
+            Place::Passing(bytes) => bytes,
+            Place::Shared { .. } => &piece.slice,
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        // Beside the place stand a count and a length.
+        let head = size_of::<Place>() + 2 * size_of::<usize>();
+        self.0.as_ref().map_or(0, |piece| head + piece.slice.len())
+    }
+
+    pub(super) fn tag(&self) -> Option<Tag> {
+        self.0.as_ref()?.header.header.tag()
+    }
+}
+
+impl fmt::Debug for Bodies {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Bodies(…)")
     }
 }
 
 impl Bodies {
-    /// The same bytes in memory that other holders of equal bytes share, and no connection's read buffer.
-    pub fn shared(&self, body: &Masked) -> Masked {
+    /// The same bytes in memory that other holders of equal bytes share, and no connection's read buffer. Their
+    /// tag may be known.
+    pub fn shared(&self, body: &Masked, tag: Option<Tag>) -> Masked {
         let bytes = body.bytes();
         if bytes.is_empty() {
-            return Masked(None);
+            return Masked(Body::NONE);
         }
-        let hash = Table::hash(bytes);
+        let tag = tag.unwrap_or_else(|| Tag::over(bytes));
         let mut held = self.0.held.lock();
-        let known = held.get(&hash).and_then(Weak::upgrade);
-        let body = match &known {
-            Some(known) if known.bytes() == bytes => Arc::clone(known),
-            _ => {
-                let table = Arc::downgrade(&self.0);
-                let body = Arc::new(Body { bytes: Memory::Own(bytes.into()), table });
-                held.insert(hash, Arc::downgrade(&body));
-                body
-            }
-        };
-        // Before `known` goes, which may have been the last of its kind and would take the lock itself.
+        let piece =
+            held.find(tag.place(), |known| known.slice == *bytes).cloned().unwrap_or_else(|| {
+                let place = Place::Shared { tag, table: Arc::downgrade(&self.0) };
+                let piece = Piece::from_header_and_slice(place, bytes);
+                let place = |piece: &Piece| piece.header.header.tag().map_or(0, Tag::place);
+                held.insert_unique(tag.place(), piece.clone(), place);
+                piece
+            });
         drop(held);
-        drop(known);
-        Masked(Some(body))
-    }
-}
-
-impl Table {
-    /// Not the seeded hash of a table: that takes twice as long for a kB. Who makes up two bodies of one hash has them
-    /// kept apart, no more.
-    fn hash(bytes: &[u8]) -> u64 {
-        XxHash3_64::oneshot(bytes)
+        Masked(Body(Some(piece)))
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let Some(table) = self.table.upgrade() else { return };
-        let hash = Table::hash(self.bytes());
+        let Some(piece) = self.0.take() else { return };
+        let Place::Shared { tag, table } = &piece.header.header else { return };
+        let Some(table) = table.upgrade() else { return };
+        // Whoever lets go does so under the lock: of two who do so at once, one sees that he is the last.
         let mut held = table.held.lock();
-        // Another body may stand there meanwhile: one that came as this one went, or one of the same hash.
-        if held.get(&hash).is_some_and(|body| body.strong_count() == 0) {
-            held.remove(&hash);
-        }
+        let last = Piece::strong_count(&piece) == WITH_THE_TABLE;
+        let found = last.then(|| held.find_entry(tag.place(), |other| same(other, &piece)));
+        let gone = found.and_then(Result::ok).map(|found| found.remove().0);
+        drop(piece);
+        drop(held);
+        drop(gone);
     }
 }
+
+fn same(one: &Piece, other: &Piece) -> bool {
+    std::ptr::eq(one.slice.as_ptr(), other.slice.as_ptr())
+}
+
+/// How many hold a body that one holder and the table do.
+const WITH_THE_TABLE: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -118,7 +183,8 @@ mod tests {
     #[test]
     fn equal_bodies_are_one_allocation_and_others_are_not() {
         let bodies = Bodies::default();
-        let [one, same, other] = ["[1]", "[1]", "[2]"].map(|text| bodies.shared(&masked(text)));
+        let [one, same, other] =
+            ["[1]", "[1]", "[2]"].map(|text| bodies.shared(&masked(text), None));
         assert_eq!(one.bytes().as_ptr(), same.bytes().as_ptr());
         assert_eq!((one.bytes(), other.bytes()), (&b"[1]"[..], &b"[2]"[..]));
         assert_eq!(held(&bodies), 2);
@@ -127,7 +193,8 @@ mod tests {
     #[test]
     fn a_body_that_nobody_holds_leaves_no_trace() {
         let bodies = Bodies::default();
-        let (one, same) = (bodies.shared(&masked("[1]")), bodies.shared(&masked("[1]")));
+        let (one, same) =
+            (bodies.shared(&masked("[1]"), None), bodies.shared(&masked("[1]"), None));
         drop(one);
         assert_eq!(held(&bodies), 1);
         drop(same);
@@ -137,7 +204,7 @@ mod tests {
     #[test]
     fn an_empty_body_takes_nothing() {
         let bodies = Bodies::default();
-        assert!(bodies.shared(&masked("")).is_empty());
+        assert!(bodies.shared(&masked(""), None).is_empty());
         assert_eq!(held(&bodies), 0);
     }
 }

@@ -37,14 +37,13 @@ mod value;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::config::Secrets;
 
-pub use self::bodies::Bodies;
+pub use self::bodies::{Bodies, Tag};
 pub use self::facts::{Facts, UnitFact};
 pub use self::self_test::SelfTestError;
 
@@ -97,7 +96,7 @@ impl Masker {
 
     /// The body of an answer that has none.
     pub fn empty(&self) -> Masked {
-        Masked(None)
+        Masked(Body::NONE)
     }
 
     /// `value` with key-shaped strings masked, also where they are percent-encoded as in
@@ -150,21 +149,30 @@ impl Masker {
     }
 }
 
-/// Body bytes that may be stored and sent. Behind a pointer: what is stored has one for each entry, and shares
-/// what it points at.
+/// Body bytes that may be stored and sent. Clones share them.
 #[derive(Clone)]
-pub struct Masked(Option<Arc<Body>>);
+pub struct Masked(Body);
 
 impl Masked {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |body| body.bytes())
+        self.0.bytes()
     }
 
     /// The same bytes, which keep `what` for as long as anybody reads them.
     #[must_use]
     pub fn keeping(self, what: impl Send + Sync + 'static) -> Self {
         if self.is_empty() { self } else { proven(Bytes::from_owner(Keeping(self, what))) }
+    }
+
+    /// Its tag, of what is shared.
+    pub fn tag(&self) -> Option<Tag> {
+        self.0.tag()
+    }
+
+    /// Memory that what is shared takes, in bytes.
+    pub fn memory(&self) -> usize {
+        self.0.memory()
     }
 
     /// How many bytes.
@@ -180,7 +188,7 @@ impl Masked {
 
 /// Bytes that were masked, or need not be. Not a function of [`Masked`]: nobody is to be shown it as a way.
 fn proven(bytes: Bytes) -> Masked {
-    Masked((!bytes.is_empty()).then(|| Arc::new(Body::from(bytes))))
+    Masked(Body::passing(bytes))
 }
 
 /// Bytes, and what lives as long as they do.

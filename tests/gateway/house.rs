@@ -27,7 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     // Nouns without I/O.
     ("route", &["config", "unit"]),
     ("caller", &["alphabet", "config"]),
-    ("mask", &["config", "unit"]),
+    ("mask", &["alphabet", "config", "unit"]),
     // Leaves: never each other.
     ("cache", GROUND_AND_NOUNS),
     ("limit", GROUND_AND_NOUNS),

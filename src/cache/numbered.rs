@@ -1,0 +1,128 @@
+//! Field values that a number stands for: dates, and a client's lifetimes.
+//!
+//! *Why tables:* an entry keeps the number, 20 bytes less than the text, and each hit shows the value. To write it
+//! and check it anew costs 2 % of a hit; those of what is stored are few, and each thread keeps them.
+
+use std::cell::RefCell;
+use std::thread::LocalKey;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::HeaderValue;
+
+/// A date in the one form that is sent (RFC 9110 §5.6.7), of its second since the Unix epoch.
+pub fn date(second: u32) -> HeaderValue {
+    known(&DATES, second, |second| {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second.into()))
+    })
+}
+
+/// The second of a date in that form; `None` for anything else.
+pub(super) fn read_date(value: &HeaderValue) -> Option<u32> {
+    if value.len() != DATE_LENGTH {
+        return None;
+    }
+    let time = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+    let second = u32::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    (date(second) == value).then_some(second)
+}
+
+/// How many seconds a client may keep an answer (RFC 9111 §5.2.2.1).
+pub fn max_age(seconds: u32) -> HeaderValue {
+    known(&MAX_AGES, seconds, |seconds| [MAX_AGE, itoa::Buffer::new().format(seconds)].concat())
+}
+
+/// The seconds that such a value tells; `None` for anything else.
+pub(super) fn read_max_age(value: &HeaderValue) -> Option<u32> {
+    let digits = value.as_bytes().strip_prefix(MAX_AGE.as_bytes())?;
+    let seconds = str::from_utf8(digits).ok()?.parse().ok()?;
+    (max_age(seconds) == value).then_some(seconds)
+}
+
+/// Values, each in the one place that its number has.
+type Table = RefCell<[Option<(u32, HeaderValue)>; PLACES]>;
+
+thread_local! {
+    static DATES: Table = const { RefCell::new([const { None }; PLACES]) };
+    static MAX_AGES: Table = const { RefCell::new([const { None }; PLACES]) };
+}
+
+/// More than the seconds that answers of a usual lifetime came in.
+const PLACES: usize = 128;
+
+/// The value of a number, made where it isn't known.
+fn known(
+    table: &'static LocalKey<Table>,
+    number: u32,
+    make: impl FnOnce(u32) -> String,
+) -> HeaderValue {
+    table.with_borrow_mut(|places| {
+        let place = usize::try_from(number).unwrap_or_default() % PLACES;
+        let Some(place) = places.get_mut(place) else { return HeaderValue::from_static("") };
+        match place {
+            Some((of, value)) if *of == number => value.clone(),
+            _ => {
+                let value = HeaderValue::try_from(make(number));
+                let value = value.unwrap_or(HeaderValue::from_static(""));
+                place.insert((number, value)).1.clone()
+            }
+        }
+    })
+}
+
+const DATE_LENGTH: usize = 29;
+
+const MAX_AGE: &str = "private, max-age=";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_would_be_shown_so_is_a_number() {
+        let value = |text| HeaderValue::from_bytes(text).unwrap();
+        assert_eq!(read_date(&value(b"Thu, 01 Jan 1970 00:00:00 GMT")), Some(0));
+        assert_eq!(read_date(&value(b"Sun, 06 Nov 1994 08:49:37 GMT")), Some(784_111_777));
+        assert_eq!(read_date(&value(b"Sun, 07 Feb 2106 06:28:15 GMT")), Some(u32::MAX));
+        for other in [
+            &b"Sunday, 06-Nov-94 08:49:37 GMT"[..],
+            b"Sun Nov  6 08:49:37 1994",
+            b"Mon, 06 Nov 1994 08:49:37 GMT",
+            b"Sun, 06 Nov 1994 08:49:37 UTC",
+            b"Sun, 07 Feb 2106 06:28:16 GMT",
+            b"Thu, 01 Jan 1969 00:00:00 GMT",
+            b"Sun, 06 Nov 1994 08:49:3\xff GMT",
+            b"",
+        ] {
+            assert_eq!(read_date(&value(other)), None, "{}", other.escape_ascii());
+        }
+        assert_eq!(read_max_age(&value(b"private, max-age=0")), Some(0));
+        assert_eq!(read_max_age(&value(b"private, max-age=4294967295")), Some(u32::MAX));
+        for other in [
+            &b"private, max-age="[..],
+            b"private, max-age=060",
+            b"private, max-age=+60",
+            b"private, max-age=60, must-revalidate",
+            b"private, max-age=4294967296",
+            b"private,max-age=60",
+        ] {
+            assert_eq!(read_max_age(&value(other)), None, "{}", other.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_and_no_number_is_taken_for_another(
+            numbers in proptest::collection::vec(any::<u32>(), 1..300),
+        ) {
+            for number in numbers {
+                let told = UNIX_EPOCH + Duration::from_secs(number.into());
+                prop_assert_eq!(date(number), httpdate::fmt_http_date(told));
+                prop_assert_eq!(max_age(number), format!("private, max-age={number}"));
+                prop_assert_eq!(read_date(&date(number)), Some(number));
+                prop_assert_eq!(read_max_age(&max_age(number)), Some(number));
+            }
+        }
+    }
+}

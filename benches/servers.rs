@@ -9,7 +9,7 @@
 //!   KIB at least.
 //!
 //! `-- volley ADDRESS CLIENTS REQUEST` is no server but so many clients, who send a request at once over connections
-//! opened before; it tells the microseconds to each answer.
+//! opened before; it tells, in nanoseconds, when that began by the monotonic clock, and how long each answer took.
 
 use std::io::Write;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 mod support;
+// By itself: other benches have nothing of it, and not all that share `support` know rustix.
+#[path = "support/volley.rs"]
+mod volley;
 
 fn main() {
     // `cargo bench` adds an argument of its own.
@@ -24,7 +27,7 @@ fn main() {
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let at = |index: usize| arguments.get(index).map(String::as_str);
     if at(0) == Some("volley") {
-        return volley(&arguments);
+        return fire(&arguments);
     }
     let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
         writeln!(
@@ -51,14 +54,14 @@ fn main() {
     });
 }
 
-fn volley(arguments: &[String]) {
+fn fire(arguments: &[String]) {
     let [_, address, clients, request] = arguments else { return };
     let (address, clients) = (address.parse(), clients.parse());
     let (Ok(address), Ok(clients)) = (address, clients) else { return };
-    let request = request.clone().leak().as_bytes();
-    let times = runtime().block_on(support::volley::fire(address, clients, request));
-    let times: Vec<String> = times.iter().map(|time| time.as_micros().to_string()).collect();
-    writeln!(std::io::stdout(), "[{}]", times.join(",")).ok();
+    let volley = volley::fire(address, clients, request.as_bytes());
+    let times: Vec<String> = volley.times.iter().map(|time| time.as_nanos().to_string()).collect();
+    let (began, times) = (volley.began.as_nanos(), times.join(","));
+    writeln!(std::io::stdout(), r#"{{"began":{began},"times":[{times}]}}"#).ok();
 }
 
 fn runtime() -> tokio::runtime::Runtime {

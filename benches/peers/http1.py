@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import selectors
 import socket
 import threading
 
@@ -86,7 +87,10 @@ class CountingUpstream:
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         self.heads, self.transports = [], []
-        self.loop = asyncio.new_event_loop()
+        # When requests had come and answers went, in seconds of the monotonic clock.
+        self.asked_at, self.answered_at = [], []
+        # It waits by the microsecond, for descriptors below 1,024; what asyncio takes otherwise, by the millisecond.
+        self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     @property
@@ -115,7 +119,7 @@ class CountingUpstream:
 
 
 # Seconds for which it turns until an answer is due.
-TURN = 0.003
+TURN = 0.0005
 
 
 class Exchange(asyncio.Protocol):
@@ -129,23 +133,26 @@ class Exchange(asyncio.Protocol):
         self.upstream.transports.append(transport)
 
     def data_received(self, data):
+        now = self.upstream.loop.time()
         self.received += data
         while b"\r\n\r\n" in self.received:
             head, _, self.received = self.received.partition(b"\r\n\r\n")
             self.upstream.heads.append(head.decode())
+            self.upstream.asked_at.append(now)
             if self.upstream.delay:
-                due = self.upstream.loop.time() + self.upstream.delay
+                due = now + self.upstream.delay
                 self.upstream.loop.call_later(self.upstream.delay - TURN, self.reply_at, due)
             else:
                 self.reply()
 
     def reply_at(self, due):
-        """To the moment: the loop's own timers are up to 2 ms late."""
+        """To the moment: who sleeps is woken up to 0.4 ms late."""
         if self.upstream.loop.time() < due:
             self.upstream.loop.call_soon(self.reply_at, due)
         else:
             self.reply()
 
     def reply(self):
+        self.upstream.answered_at.append(self.upstream.loop.time())
         with contextlib.suppress(OSError):
             self.transport.write(self.upstream.answer)

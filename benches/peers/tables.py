@@ -2,7 +2,7 @@
 
 import statistics
 
-from workloads import LATENCIES, SATURATED, WORKLOADS
+from workloads import LATENCIES, SATURATED, VOLLEYS, WORKLOADS
 
 
 def medians(runs):
@@ -66,9 +66,14 @@ def latencies(rows, rate):
 
 def volleys(rows):
     """of `coalesce`"""
-    yield "", "upstream requests", "median ms", "all answered ms"
+    after, *others = VOLLEYS
+    yield (
+        "", "upstream requests", "its first answer ms", "its last ms", "median ms", "all ms",
+        f"after its first: {after}", *others,
+    )  # fmt: skip
+    times = ("upstream_first_ms", "upstream_last_ms", "median_ms", "all_ms", *(f"{label}_after_ms" for label in VOLLEYS))
     for name, row in rows.items():
-        yield name, f"{row['asked']:,.0f}", f"{row['median_ms']:.0f}", f"{row['all_ms']:.0f}"
+        yield name, f"{row['asked']:,.0f}", *(f"{row[time]:.1f}" for time in times)
 
 
 def starts(rows):

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import ssl
-import statistics
 import subprocess
 import time
 
@@ -32,6 +31,8 @@ H2_STREAMS = 32
 # Of `tls_bulk`: far above what a TLS record or a socket's buffer holds.
 BULK_KIB = 1024
 VOLLEY = 500
+# Which of its answers are told of: as a part of them, in order.
+VOLLEYS = {"first": 1 / VOLLEY, "median": 0.5, "p99": 0.99, "all": 1}
 DELAY = 0.2
 # h2load's clock ticks about once a millisecond, and all clients send then: the fewer they are, the less a
 # request waits behind those that were sent with it; with ten, 20,000/s are still reached.
@@ -255,8 +256,23 @@ def coalesce(bench, contestant):
             wanted = request(TOKEN, 1).decode()
             # At the lowest priority: the upstream beside them is to be as prompt as one on another machine.
             clients = ["nice", "-n", 19, bench.place.servers, "volley", f"127.0.0.1:{server.port}", VOLLEY, wanted]
-            times = json.loads(generator(bench, server, bench.place.load_cores[:1], clients))
-    return {"asked": upstream.count - before, "median_ms": statistics.median(times) / 1000, "all_ms": times[-1] / 1000}
+            volley = json.loads(generator(bench, server, bench.place.load_cores[:1], clients))
+    # All of it from the moment before the first client asked.
+    times = [ns / 1e6 for ns in volley["times"]]
+    heard, answered = (
+        [moment * 1e3 - volley["began"] / 1e6 for moment in moments[before:]]
+        for moments in (upstream.asked_at, upstream.answered_at)
+    )
+    figures = {
+        "asked": upstream.count - before,
+        "upstream_heard_ms": heard[0],
+        "upstream_first_ms": answered[0],
+        "upstream_last_ms": answered[-1],
+    }
+    for label, part in VOLLEYS.items():
+        time = times[math.ceil(part * len(times)) - 1]
+        figures |= {f"{label}_ms": time, f"{label}_after_ms": time - answered[0]}
+    return figures
 
 
 def start(bench, contestant):

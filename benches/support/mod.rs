@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "no bench uses all of it")]
 
 pub(crate) mod gate;
-pub(crate) mod volley;
 pub(crate) mod yardstick;
 
 use std::convert::Infallible;

@@ -5,6 +5,7 @@
 //!    was sent, or a read whose connection ended.
 //! 2. Each retry of what may have been sent is one that the budget allows (`retries.rs`).
 
+use std::pin::pin;
 use std::time::Duration;
 
 use http::Response;
@@ -90,13 +91,16 @@ impl Upstreams {
         trip.tries += 1;
         let first_byte = way.began + self.limits.first_byte;
         let mut lent = None;
-        let answering = async {
-            let line = self.line(way).await?;
-            let request = way.known.origin.request(ask, &way.path, line.speaks_http2());
-            let request = request.ok_or(NoHead::broken(UpstreamError::Target))?;
-            lent.insert(line).send(request).await
+        let outcome = {
+            // Pinned here: what is timed would be moved into the timeout, and with it once more.
+            let answering = pin!(async {
+                let line = self.line(way).await?;
+                let request = way.known.origin.request(ask, &way.path, line.speaks_http2());
+                let request = request.ok_or(NoHead::broken(UpstreamError::Target))?;
+                lent.insert(line).send(request).await
+            });
+            timeout_at(way.total.min(first_byte), answering).await
         };
-        let outcome = timeout_at(way.total.min(first_byte), answering).await;
         let at = self.ground.clock.now();
         trip.reused = lent.as_ref().is_some_and(|line| line.reused);
         // Without a connection there was nothing to send on.

@@ -31,6 +31,7 @@ mod room;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -284,8 +285,8 @@ impl Upstreams {
         }
         let (cap, wait) = (self.limits.max_body, self.limits.queue);
         let inflow = Inflow { announced, cap, room: &self.rooms.all, wait, until: total };
-        let read = timeout_at(total, read(incoming, inflow, share, coded(fields))).await;
-        read.map_err(|_elapsed| {
+        let read = pin!(read(incoming, inflow, share, coded(fields)));
+        timeout_at(total, read).await.map_err(|_elapsed| {
             line.retire();
             UpstreamError::TotalTimeout
         })?

@@ -13,6 +13,7 @@
 //! that client leaves; and "insert if absent" does not fit where a stale value may be present.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +46,8 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     /// or begins one.
     ///
     /// `begin` is called for a leader only: it stamps the generations *before* anything is asked and
-    /// returns the stamp with the work.
+    /// returns the stamp with the work. Large work comes boxed: as a part of the task it would be there
+    /// twice, before and while it is polled, and be moved as a whole each time that the task's stage changes.
     pub fn join<W>(
         &self,
         key: CacheKey,
@@ -55,24 +57,24 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let place = Place { key, made_under };
         let mut table = self.table.0.lock();
-        if let Some(flight) = table.get(&place)
-            && self.generations.verdict(&flight.stamp) == Verdict::Current
-        {
-            return Ticket::of(Role::Joiner, &flight.progress);
-        }
+        let place = match table.entry(Place { key, made_under }) {
+            Entry::Occupied(flight)
+                if self.generations.verdict(&flight.get().stamp) == Verdict::Current =>
+            {
+                return Ticket::of(Role::Joiner, &flight.get().progress);
+            }
+            place => place,
+        };
         let progress = Arc::new(Progress::default());
         let (stamp, work) = begin(Publisher(Arc::clone(&progress)));
-        table.insert(place.clone(), Flight { stamp, progress: Arc::clone(&progress) });
+        let here = Some((Arc::clone(&self.table), place.key().clone()));
+        place.insert_entry(Flight { stamp, progress: Arc::clone(&progress) });
         drop(table);
-        self.launch(
-            Landing { table: Some((Arc::clone(&self.table), place)), progress, landed: None },
-            work,
-        )
+        self.launch(Landing { table: here, progress, landed: None }, work)
     }
 
-    /// Begins a flight that nobody can join.
+    /// Begins a flight that nobody can join; large work comes boxed here, too.
     pub fn alone<W>(&self, begin: impl FnOnce(Publisher<T, I>) -> W) -> Ticket<T, I>
     where
         W: Future<Output = T> + Send + 'static,
@@ -87,9 +89,6 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         W: Future<Output = T> + Send + 'static,
     {
         let ticket = Ticket::of(Role::Leader, &landing.progress);
-        // Boxed by itself: as a part of the task it would be there twice, before and while it is polled, and be
-        // moved as a whole each time that the task's stage changes.
-        let work = Box::pin(work);
         drop(self.shutdown.spawn(async move {
             landing.landed = Some(work.await);
             drop(landing);
@@ -284,12 +283,12 @@ struct Landing<T, I> {
 
 impl<T, I> Drop for Landing<T, I> {
     fn drop(&mut self) {
-        if let Some((table, place)) = &self.table {
+        if let Some((table, place)) = self.table.take() {
             let mut table = table.0.lock();
             // A successor of a newer generation may have taken the place.
-            let removed = match table.get(place) {
-                Some(flight) if Arc::ptr_eq(&flight.progress, &self.progress) => {
-                    table.remove(place)
+            let removed = match table.entry(place) {
+                Entry::Occupied(flight) if Arc::ptr_eq(&flight.get().progress, &self.progress) => {
+                    Some(flight.remove_entry())
                 }
                 _ => None,
             };

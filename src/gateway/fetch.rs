@@ -77,7 +77,7 @@ impl Gateway {
             // answer for itself alone: fetched again without company.
             let job = self.job(&asked, key, caller, prior, cause);
             let stamp = job.stamp();
-            let ticket = self.0.flights.alone(|publisher| job.run(stamp, publisher));
+            let ticket = self.0.flights.alone(|publisher| Box::pin(job.run(stamp, publisher)));
             role = ticket.role();
             landing = self.landed(ticket, &asked).await;
         }
@@ -93,7 +93,7 @@ impl Gateway {
         let (key, made_under) = (job.key.clone(), self.plan_at(job.route).made_under);
         self.0.flights.join(key, made_under, |publisher| {
             let stamp = job.stamp();
-            (stamp.clone(), job.run(stamp, publisher))
+            (stamp.clone(), Box::pin(job.run(stamp, publisher)))
         })
     }
 

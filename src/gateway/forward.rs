@@ -65,7 +65,7 @@ impl Gateway {
         let errand = self.errand(&asked, caller, body, intake);
         // Detached: a client that leaves must not leave a write half done, nor an answer that revokes its
         // token unheard.
-        let ticket = self.0.flights.alone(|publisher| errand.run(publisher));
+        let ticket = self.0.flights.alone(|publisher| Box::pin(errand.run(publisher)));
         match self.landed(ticket, &asked).await {
             Ok(landed) => Ok(Reply::forwarded(&landed, why, self.0.clock.now())),
             Err(failed) => Err(asked.account.failed(&failed)),

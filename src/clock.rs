@@ -64,8 +64,13 @@ impl Clock {
 
     /// The present moment.
     pub fn now(&self) -> Now {
+        self.now_at(Instant::now())
+    }
+
+    /// The present moment, where `present` was just read for the sockets' sake: read once, it serves both.
+    pub fn now_at(&self, present: Instant) -> Now {
         match &self.0 {
-            Source::Real(start) => Now { mono: start.elapsed(), wall: wall() },
+            Source::Real(start) => Now { mono: present - *start, wall: wall() },
             Source::Steered(steered) => Now {
                 mono: Duration::from_nanos(steered.mono_nanos.load(Ordering::SeqCst)),
                 wall: Duration::from_nanos(steered.wall_nanos.load(Ordering::SeqCst)),
@@ -75,9 +80,14 @@ impl Clock {
 
     /// The monotonic clock alone: what a limiter needs, at half the price.
     pub fn mono(&self) -> Duration {
+        self.mono_at(Instant::now())
+    }
+
+    /// The same, where `present` was just read.
+    pub fn mono_at(&self, present: Instant) -> Duration {
         match &self.0 {
-            Source::Real(start) => start.elapsed(),
-            Source::Steered(_) => self.now().mono,
+            Source::Real(start) => present - *start,
+            Source::Steered(_) => self.now_at(present).mono,
         }
     }
 

@@ -61,7 +61,7 @@ pub(super) struct TripFacts {
 
 /// How long an exchange took, tries included.
 pub(super) fn took(trip: &Trip) -> Duration {
-    trip.done_at.mono.saturating_sub(trip.started_at.mono)
+    trip.done_at.saturating_sub(trip.started_at)
 }
 
 impl TripFacts {

@@ -50,7 +50,7 @@ impl Upstreams {
     ) -> Result<Head, (UpstreamError, Sent)> {
         let way = self.known.get(upstream).zip(path(&ask.target));
         let (known, path) = way.ok_or((UpstreamError::Target, Sent::Nothing))?;
-        known.retries.asked(trip.started_at.mono);
+        known.retries.asked(trip.started_at);
         let idle = match ask.kind {
             Kind::Safe => self.limits.idle,
             Kind::Write => WRITE_IDLE,

@@ -1,6 +1,7 @@
 //! What is asked of an upstream, and what it answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -74,12 +75,12 @@ pub struct Trip {
     pub reused: bool,
     /// Whether another try would have been safe and was too many.
     pub denied: bool,
-    /// Start of the exchange.
-    pub started_at: Now,
+    /// Start of the exchange, by the monotonic clock.
+    pub started_at: Duration,
     /// Start of the last try: the request time of RFC 9111 §4.2.3.
     pub requested_at: Now,
     /// When the head was complete: the response time of RFC 9111 §4.2.3. Without one, the end.
     pub head_at: Now,
-    /// The end.
-    pub done_at: Now,
+    /// The end, by the monotonic clock.
+    pub done_at: Duration,
 }

@@ -205,16 +205,16 @@ impl Upstreams {
     /// # Errors
     /// A [`Failure`] that says what went wrong and whether the upstream may have acted.
     pub async fn exchange(&self, upstream: usize, ask: Ask) -> Result<Answer, Failure> {
-        let (began, now) = (Instant::now(), self.ground.clock.now());
-        let total = began + self.limits.total;
+        let began = Instant::now();
+        let (now, total) = (self.ground.clock.now_at(began), began + self.limits.total);
         let mut trip = Trip {
             tries: 0,
             reused: false,
             denied: false,
-            started_at: now,
+            started_at: now.mono,
             requested_at: now,
             head_at: now,
-            done_at: now,
+            done_at: now.mono,
         };
         let head = match self.head(upstream, &ask, began, &mut trip).await {
             Ok(head) => head,
@@ -227,10 +227,11 @@ impl Upstreams {
         let (parts, incoming) = head.response.into_parts();
         let (mut share, mut line) = (Share::default(), head.line);
         let read = self.body(&ask.method, &parts, incoming, &mut line, total, &mut share).await;
+        let done = Instant::now();
         if read.is_ok() {
-            line.keep();
+            line.keep(done);
         }
-        trip.done_at = self.ground.clock.now();
+        trip.done_at = self.ground.clock.mono_at(done);
         let (status, fields) = (parts.status, parts.headers);
         let refusal = status.is_client_error() || status.is_server_error();
         match read {
@@ -293,6 +294,6 @@ impl Upstreams {
     }
 
     fn fail(&self, error: UpstreamError, sent: Sent, trip: Trip) -> Failure {
-        Failure { error, sent, trip: Trip { done_at: self.ground.clock.now(), ..trip } }
+        Failure { error, sent, trip: Trip { done_at: self.ground.clock.mono(), ..trip } }
     }
 }

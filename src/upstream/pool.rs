@@ -137,7 +137,7 @@ impl Pool {
                 if !lent.speaks_http2() {
                     TokioExecutor::new().execute(async {
                         if let Ok(lent) = connecting.await {
-                            lent.keep();
+                            lent.keep(Instant::now());
                         }
                     });
                 }
@@ -334,19 +334,19 @@ impl Lent {
         }
     }
 
-    /// The exchange ended well: the next one may have it.
-    pub(super) fn keep(self) {
+    /// The exchange ended well, just now: the next one may have it.
+    pub(super) fn keep(self, now: Instant) {
         let Self { span, is_good, upstream, home, .. } = self;
         let mut sender = match self.sender {
             Sender::Own(sender) if is_good && !sender.is_closed() => sender,
             Sender::Own(_) => return,
             Sender::Shared(shared) => {
-                *shared.used.lock() = Instant::now();
+                *shared.used.lock() = now;
                 return;
             }
         };
         if sender.is_ready() {
-            return home.take_back(upstream, Own { sender, span, since: Instant::now() });
+            return home.take_back(upstream, Own { sender, span, since: now });
         }
         // On another thread hyper is not through with the last answer yet.
         TokioExecutor::new().execute(async move {

@@ -208,7 +208,7 @@ pub struct Pass {
 impl Pass {
     /// How the exchange ended; says what the breaker turned to, if that turned it.
     pub fn end(mut self, result: Result<&Answer, &Failure>) -> Option<State> {
-        let now = self.guard.clock.mono();
+        let now = result.map_or_else(|failure| failure.trip.done_at, |answer| answer.trip.done_at);
         match result {
             Ok(answer) => {
                 self.health = health_of(answer.status);

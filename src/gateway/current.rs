@@ -36,7 +36,7 @@ use crate::mask::{Bodies, Masker};
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
-use crate::upstream::Upstreams;
+use crate::upstream::{Upstreams, Via};
 
 /// The gateway in force; clones share it.
 #[derive(Clone)]
@@ -177,7 +177,7 @@ pub(super) struct Follows {
     pub(super) masker: Masker,
     pub(super) upstreams: Arc<Upstreams>,
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) via: String,
+    pub(super) via: Via,
     /// Peers that are believed whom they pass on.
     pub(super) trusted: Vec<IpNet>,
     pub(super) bounds: Bounds,
@@ -203,7 +203,7 @@ impl Follows {
         let lane = config.limits.lane.map_or(Duration::ZERO, |lane| lane.wait);
         Self {
             plans: routes.iter().map(plan).collect(),
-            via: config.listen.via.clone().unwrap_or_else(|| made_up.to_owned()),
+            via: Via::of(config.listen.via.as_deref().unwrap_or(made_up)),
             trusted: config.listen.trusted.clone(),
             bounds: Bounds::of(&config.listen),
             requests: match config.listen.requests {

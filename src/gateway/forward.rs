@@ -17,7 +17,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MA
 
 use super::compose::Asking;
 use super::effect::Effect;
-use super::inbound::Payload;
+use super::inbound::{Inbound, Payload};
 use super::interim::Interim;
 use super::landing::{Credentials, Failed, Landed, Landing, TripFacts};
 use super::reply::Reply;
@@ -146,9 +146,7 @@ impl Gateway {
     ) -> HeaderMap {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
-        let marks =
-            Marks::of(client, inbound.version(), &self.0.follows.via, inbound.line().id.detached());
-        let marks = Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks };
+        let marks = self.marks(inbound);
         if route.forwards_all() {
             let codings = if route.masks() { Codings::Identity } else { Codings::Client };
             let mut fields = fields::request_for_all(client, inbound.method(), codings, &marks);
@@ -164,6 +162,17 @@ impl Gateway {
         let mut fields = fields::request_for_key(token, content_type, &marks);
         fields::count_hop(inbound.method(), client, &mut fields);
         fields
+    }
+
+    /// What marks a request on its way.
+    fn marks<B>(&self, inbound: &Inbound<'_, B>) -> Marks {
+        let (via, request_id) = (&self.0.follows.via, inbound.line().id.detached());
+        if !inbound.has_marks() {
+            let via = via.alone(inbound.version());
+            return Marks { via, request_id, traceparent: None };
+        }
+        let marks = Marks::of(inbound.fields(), inbound.version(), via.name(), request_id);
+        Marks { traceparent: marks.traceparent.as_ref().map(detached), ..marks }
     }
 }
 

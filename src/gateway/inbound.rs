@@ -98,7 +98,12 @@ impl RequestId {
 
     /// As a field of a request upstream, in memory of its own.
     pub(super) fn detached(&self) -> HeaderValue {
-        HeaderValue::from_bytes(self.as_bytes())
+        let id = match self {
+            Self::Clients(id) => Bytes::copy_from_slice(id.as_bytes()),
+            // Owned, not copied: its clones need no allocation then.
+            Self::Ours(id) => Bytes::from_owner(*id),
+        };
+        HeaderValue::from_maybe_shared(id)
             .unwrap_or_else(|_impossible| HeaderValue::from_static(""))
     }
 }
@@ -138,6 +143,8 @@ impl Rare {
     const HOP: u8 = 2;
     /// If-None-Match and the like, Range.
     const CONDITION: u8 = 4;
+    /// What marks its way and goes on: Via, traceparent.
+    const MARK: u8 = 8;
 
     fn of(fields: &HeaderMap) -> Self {
         Self(fields.keys().fold(0, |all, name| all | Self::bit(name)))
@@ -146,12 +153,16 @@ impl Rare {
     fn bit(name: &HeaderName) -> u8 {
         if [HOST, AUTHORIZATION, ACCEPT, USER_AGENT].contains(name) {
             0
-        } else if [CONNECTION, TRANSFER_ENCODING, VIA].contains(name) {
+        } else if [CONNECTION, TRANSFER_ENCODING].contains(name) {
             Self::HOP
+        } else if *name == VIA {
+            Self::HOP | Self::MARK
         } else if [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE].contains(name) {
             Self::CONDITION
         } else if *name == fields::X_REQUEST_ID {
             Self::ID
+        } else if *name == fields::TRACEPARENT {
+            Self::MARK
         } else {
             0
         }
@@ -190,6 +201,11 @@ impl<'a, B> Inbound<'a, B> {
     /// Whether it is a conditional request, or one for a range.
     pub(super) fn has_conditions(&self) -> bool {
         self.line.rare.has(Rare::CONDITION)
+    }
+
+    /// Whether it came with marks that go on beside ours.
+    pub(super) fn has_marks(&self) -> bool {
+        self.line.rare.has(Rare::MARK)
     }
 
     /// An empty map for the reply's fields, in the memory of the request's: hyper keeps it for the next

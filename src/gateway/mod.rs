@@ -171,7 +171,7 @@ impl Gateway {
         if let Ok(matched) = &matched {
             account.found(matched);
         }
-        inbound.check(&self.0.follows.via, &self.0.follows.bounds)?;
+        inbound.check(self.0.follows.via.name(), &self.0.follows.bounds)?;
         let matched = matched?;
         let caller = self.identify(inbound, session, &matched)?;
         if let Some(caller) = &caller {

@@ -372,10 +372,12 @@ fn is_number(bytes: &[u8]) -> bool {
 /// The request id's field, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The field of a trace (W3C Trace Context).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// What a plain host's name is made of.
 static IN_NAME: Alphabet = Alphabet::alphanumeric_and(b"-._");
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const OUR_NAME: &str = concat!("unitgate/", env!("CARGO_PKG_VERSION"));
 

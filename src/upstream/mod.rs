@@ -29,6 +29,7 @@ mod retries;
 mod room;
 #[cfg(test)]
 mod tests;
+mod via;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -58,6 +59,7 @@ use self::origin::{Origin, path};
 use self::pool::{Lent, Pool};
 use self::room::Rooms;
 pub use self::room::{Intake, Share};
+pub use self::via::Via;
 use crate::caller::CallerId;
 use crate::config;
 

@@ -244,7 +244,7 @@ impl Job {
         }
         let ask = Ask {
             method,
-            target: Bytes::copy_from_slice(self.key.target().as_bytes()),
+            target: Bytes::from_owner(Target(self.key.clone())),
             fields,
             body: Bytes::new(),
             kind: Kind::Safe,
@@ -307,5 +307,14 @@ impl Job {
 
     pub(super) fn trip(&self, answer: &Answer) -> TripFacts {
         TripFacts::of(self.cause, &answer.trip)
+    }
+}
+
+/// The target of a key, shared and not copied.
+struct Target(CacheKey);
+
+impl AsRef<[u8]> for Target {
+    fn as_ref(&self) -> &[u8] {
+        self.0.target().as_bytes()
     }
 }

@@ -19,7 +19,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::alphabet::Alphabet;
-use crate::fields::{HOP_BY_HOP, only};
+use crate::fields::{HOP_BY_HOP, is_date, only};
 
 /// What marks a request on its way through: Via, a request id, a trace. None can change an answer.
 #[derive(Clone, Debug)]
@@ -361,10 +361,6 @@ fn is_delay(value: &HeaderValue) -> bool {
     is_number(value.as_bytes()) || is_date(value)
 }
 
-fn is_date(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|text| httpdate::parse_http_date(text).is_ok())
-}
-
 fn is_number(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
 }
@@ -569,6 +565,18 @@ mod tests {
         assert_eq!(lines(&answer_allowed(StatusCode::SERVICE_UNAVAILABLE, &answer)), busy);
         let who = [&busy[..], &["www-authenticate: Basic", "www-authenticate: Bearer"]].concat();
         assert_eq!(lines(&answer_allowed(StatusCode::UNAUTHORIZED, &answer)), who);
+    }
+
+    #[test]
+    fn a_date_is_looked_at_anew_where_it_changes() {
+        let (one, other) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
+        let none = "Sun, 06 Nov 1994 08:49:61 GMT";
+        for (date, passes) in
+            [(none, false), (one, true), (none, false), (one, true), (other, true)]
+        {
+            let passed = answer_allowed(StatusCode::OK, &fields(&[("date", date)]));
+            assert_eq!(passed.contains_key(DATE), passes, "{date}");
+        }
     }
 
     #[test]

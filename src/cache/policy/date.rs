@@ -8,6 +8,7 @@
 //! *Why not `httpdate`?* It compares by case and reads the two-digit year by a fixed pivot; the
 //! RFC's rule needs to know the present.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 /// Wall time of an HTTP date; `None` when it is none.
@@ -23,6 +24,18 @@ pub fn parse_date(value: &[u8], now: Duration) -> Option<Duration> {
         None => asctime_date(value)?,
     };
     date.wall()
+}
+
+/// The same of when an answer was made. Answers of the same second say the same: it is read once.
+pub(super) fn parse_made_at(value: &[u8], now: Duration) -> Option<Duration> {
+    // No other form has this length, and to read this one the present need not be known.
+    let Ok(fixdate) = <[u8; FIXDATE]>::try_from(value) else { return parse_date(value, now) };
+    if let Some((_, wall)) = LATEST.get().filter(|(latest, _)| *latest == fixdate) {
+        return Some(wall);
+    }
+    let wall = parse_date(value, now)?;
+    LATEST.set(Some((fixdate, wall)));
+    Some(wall)
 }
 
 /// A moment in GMT by the proleptic Gregorian calendar; not checked yet.
@@ -150,6 +163,14 @@ fn year_of(wall: Duration) -> u64 {
     1970 + days * 400 / 146_097
 }
 
+thread_local! {
+    /// What was last read as when an answer was made.
+    static LATEST: Cell<Option<([u8; FIXDATE], Duration)>> = const { Cell::new(None) };
+}
+
+/// The length of an IMF-fixdate.
+const FIXDATE: usize = 29;
+
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const LONG_DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -182,6 +203,16 @@ mod tests {
         ] {
             assert_eq!(seconds(date), Some(784_111_777), "{date}");
         }
+    }
+
+    #[test]
+    fn when_an_answer_was_made_is_read_anew_where_it_changes() {
+        let made_at = |date: &str| parse_made_at(date.as_bytes(), NOW).map(|wall| wall.as_secs());
+        let (one, other) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
+        for date in [one, one, "Sun, 06 Nov 1994 08:49:61 GMT", one, other, "", other] {
+            assert_eq!(made_at(date), seconds(date), "{date}");
+        }
+        assert_eq!(made_at("Sun Nov  6 08:49:37 1994"), made_at(one));
     }
 
     #[test]

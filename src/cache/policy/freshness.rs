@@ -18,7 +18,7 @@ use http::{
 
 use super::{
     CacheControl, Heuristic, Partition, Rules, Times,
-    date::parse_date,
+    date::{parse_date, parse_made_at},
     directives::delta_seconds,
     list::{members, only_line},
     storing::{may_lack_freshness, stores_without_explicit_freshness},
@@ -174,7 +174,8 @@ impl Received {
         let delay = times.delay.max(times.received_at.saturating_sub(times.requested_at));
         // In whole seconds, which is all that a date has.
         let at = Duration::from_secs(times.received_at.as_secs());
-        let date = only_line(response, &DATE).and_then(|date| parse_date(date, at)).unwrap_or(at);
+        let date =
+            only_line(response, &DATE).and_then(|date| parse_made_at(date, at)).unwrap_or(at);
         let apparent = at.saturating_sub(date);
         let said = age_field(response);
         Self {

@@ -31,7 +31,7 @@ use crate::cache::{Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
 use crate::telemetry::Cause;
-use crate::upstream::{Answer, Ask, Kind, OnInterim, Sent};
+use crate::upstream::{Answer, Ask, Kind, OnInterim, Outbound, Sent};
 
 /// Everything a flight needs, detached from the request that began it.
 pub(super) struct Job {
@@ -41,7 +41,7 @@ pub(super) struct Job {
     pub(super) unit: Option<String>,
     pub(super) family: Option<u16>,
     /// The fields that go upstream, the token among them.
-    pub(super) sent: Arc<HeaderMap>,
+    pub(super) sent: Arc<Outbound>,
     /// The client's fields that may select a variant; none on a token route, where we made the request.
     pub(super) selecting: HeaderMap,
     pub(super) caller: Option<CallerId>,
@@ -110,7 +110,7 @@ impl Gateway {
         let mut sent = self.fields_sent(asked, caller);
         if route.forwards_all() {
             // The client's own conditions and range are applied to what lands.
-            Validators::default().condition(&mut sent);
+            Validators::default().condition(sent.more());
         }
         Job {
             gateway: self.clone(),
@@ -240,7 +240,7 @@ impl Job {
         let mut fields = Arc::clone(&self.sent);
         if let Some(prior) = prior {
             // RFC 9111 §4.3.1.
-            prior.validators().condition(Arc::make_mut(&mut fields));
+            prior.validators().condition(Arc::make_mut(&mut fields).more());
         }
         let ask = Ask {
             method,

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::route::allow;
 use crate::telemetry::Cause;
 use crate::upstream::fields::{self, Codings, Marks};
-use crate::upstream::{Ask, Intake, Kind, Sent};
+use crate::upstream::{Ask, Intake, Kind, Outbound, Sent};
 
 /// A request on its way straight upstream, detached from its client.
 struct Errand {
@@ -41,7 +41,7 @@ struct Errand {
     host: Option<String>,
     caller: Option<CallerId>,
     peer: IpAddr,
-    ask: Ask,
+    ask: Ask<Outbound>,
     /// The memory that the body takes.
     intake: Intake,
     asking: Asking,
@@ -143,7 +143,7 @@ impl Gateway {
         &self,
         asked: &Asked<'_, '_, B>,
         caller: Option<&Caller>,
-    ) -> HeaderMap {
+    ) -> Outbound {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();
         let marks = self.marks(inbound);
@@ -154,14 +154,14 @@ impl Gateway {
                 // A part of a body can't be proven masked, and the client knows our validators only.
                 Validators::default().condition(&mut fields);
             }
-            return fields;
+            return Outbound::All(fields);
         }
         let content_type =
             if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
-        let token = caller.map(|caller| caller.token.authorization());
-        let mut fields = fields::request_for_key(token, content_type, &marks);
-        fields::count_hop(inbound.method(), client, &mut fields);
-        fields
+        let authorization = caller.map(|caller| caller.token.authorization());
+        let mut more = HeaderMap::new();
+        fields::count_hop(inbound.method(), client, &mut more);
+        Outbound::Key { authorization, content_type, marks, more }
     }
 
     /// What marks a request on its way.

@@ -11,15 +11,15 @@ use super::{Share, UpstreamError};
 use super::{decode, fields};
 use crate::clock::Now;
 
-/// What to ask of an upstream.
+/// What to ask of an upstream, with fields that an `F` gives.
 #[derive(Clone)]
-pub struct Ask {
+pub struct Ask<F = HeaderMap> {
     /// The method.
     pub method: Method,
     /// Path and query in origin-form (RFC 9112 §3.2.1), sent as they are.
     pub target: Bytes,
     /// The fields that cross, made by [`fields`]. Host and Content-Length are set here.
-    pub fields: Arc<HeaderMap>,
+    pub fields: Arc<F>,
     /// The whole body; empty = none.
     pub body: Bytes,
     /// What may be done when the connection fails.

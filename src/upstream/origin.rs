@@ -3,12 +3,12 @@
 //! *Invariant:* a target goes out byte for byte, or not at all.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::CONTENT_LENGTH;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
-use super::{Ask, OnInterim, SetupError};
+use super::{Ask, Fields, OnInterim, SetupError};
 
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,26 +49,20 @@ impl Origin {
     }
 
     /// A request as it goes out; `None` where the URI would be none.
-    pub(super) fn request(
+    pub(super) fn request<F: Fields>(
         &self,
-        ask: &Ask,
+        ask: &Ask<F>,
         path: &PathAndQuery,
         http2: bool,
     ) -> Option<Request<Full<Bytes>>> {
         let mut request = Request::new(Full::new(ask.body.clone()));
         *request.method_mut() = ask.method.clone();
-        let fields = request.headers_mut();
-        *fields = HeaderMap::clone(&ask.fields);
-        // RFC 9110 §8.6: the length of the body really sent.
-        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
-            fields.remove(name);
-        }
         // RFC 9110 §7.2: the upstream's own. HTTP/2 tells it with the target (RFC 9113 §8.3.1).
         if http2 {
-            fields.remove(HOST);
+            *request.headers_mut() = ask.fields.toward(None);
             *request.uri_mut() = self.uri(path.clone())?;
         } else {
-            fields.insert(HOST, self.host.clone());
+            *request.headers_mut() = ask.fields.toward(Some(&self.host));
             *request.uri_mut() = Uri::from(path.clone());
         }
         Some(said(ask, request))
@@ -82,7 +76,7 @@ pub(super) fn path(target: &Bytes) -> Option<PathAndQuery> {
 }
 
 /// A request with what else is to be said of it, and who hears what comes before its answer.
-fn said(ask: &Ask, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+fn said<F>(ask: &Ask<F>, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
     if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

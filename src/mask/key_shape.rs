@@ -86,6 +86,10 @@ pub(super) fn replace(text: &[u8]) -> Cow<'_, [u8]> {
 ///
 /// Both readings, as either can show a key which the other hides: `%20cal_…` and `%cal_…`.
 pub(super) fn replace_in_uri(text: &[u8]) -> Cow<'_, [u8]> {
+    // As most field values: an octet takes a byte at least, encoded or not.
+    if text.len() < PREFIX.len() + SHORTEST {
+        return Cow::Borrowed(text);
+    }
     let once = replace(text);
     if memchr::memchr(b'%', &once).is_none() {
         return once;

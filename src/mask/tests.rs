@@ -685,6 +685,13 @@ fn fields_are_masked_and_stay_what_they_were() {
 }
 
 #[test]
+fn the_shortest_key_is_masked_where_it_is_all_of_a_field() {
+    let field = |letters: &str| HeaderValue::from_str(&format!("cal_{letters}")).unwrap();
+    assert_eq!(masker().field(&field("0123456789abcdef")), "cal_****************");
+    assert_eq!(masker().field(&field("0123456789abcde")), field("0123456789abcde"));
+}
+
+#[test]
 fn text_is_masked_also_where_it_is_percent_encoded() {
     let masker = masker();
     let letters = letters();

@@ -75,9 +75,7 @@ impl Gateway {
         if role == Role::Joiner && landing.as_ref().is_ok_and(|landed| !landed.suits(&asked)) {
             // An open route's leader may have asked for another variant (RFC 9111 §4.1), or got an
             // answer for itself alone: fetched again without company.
-            let job = self.job(&asked, key, caller, prior, cause);
-            let stamp = job.stamp();
-            let ticket = self.0.flights.alone(|publisher| Box::pin(job.run(stamp, publisher)));
+            let ticket = self.alone(self.job(&asked, key, caller, prior, cause));
             role = ticket.role();
             landing = self.landed(ticket, &asked).await;
         }
@@ -95,6 +93,13 @@ impl Gateway {
             let stamp = job.stamp();
             (stamp.clone(), Box::pin(job.run(stamp, publisher)))
         })
+    }
+
+    /// Makes the job a flight that nobody joins. No part of [`Self::fetch`], whose future would hold the job
+    /// for as long as it lasts.
+    fn alone(&self, job: Job) -> Ticket<Landing, Arc<Interim>> {
+        let stamp = job.stamp();
+        self.0.flights.alone(|publisher| Box::pin(job.run(stamp, publisher)))
     }
 
     /// What a flight for this request needs, the token among it: it dies with the flight.

@@ -37,10 +37,12 @@ impl Gateway {
         why: Forward,
     ) -> Result<Reply, Error> {
         let cause = if prior.is_some() { Cause::Revalidate } else { Cause::Forward };
-        let job = self.job(&asked, key, None, prior, cause);
-        let stamp = job.stamp();
         // Detached, so that what it says of a stored response counts though its client leaves.
-        let ticket = self.0.flights.alone(|publisher| Box::pin(job.run_head(stamp, publisher)));
+        let ticket = {
+            let job = self.job(&asked, key, None, prior, cause);
+            let stamp = job.stamp();
+            self.0.flights.alone(|publisher| Box::pin(job.run_head(stamp, publisher)))
+        };
         match self.landed(ticket, &asked).await {
             Ok(landed) => Ok(Reply::landed(&landed, Role::Leader, why, self.0.clock.now())),
             Err(failed) => Err(asked.account.failed(&failed)),

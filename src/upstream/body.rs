@@ -24,17 +24,22 @@ pub(super) fn announced(fields: &HeaderMap) -> Result<Option<u64>, UpstreamError
     let mut announced = None;
     for line in fields.get_all(CONTENT_LENGTH) {
         for member in line.as_bytes().split(|byte| *byte == b',') {
-            let digits = member.trim_ascii();
-            let plain = digits.iter().all(u8::is_ascii_digit);
-            let length = std::str::from_utf8(digits).ok().filter(|_| plain);
-            let length = length.and_then(|digits| digits.parse().ok());
-            let length = length.ok_or(UpstreamError::Protocol)?;
+            let length = number(member.trim_ascii()).ok_or(UpstreamError::Protocol)?;
             if *announced.get_or_insert(length) != length {
                 return Err(UpstreamError::Protocol);
             }
         }
     }
     Ok(announced)
+}
+
+/// Digits and nothing else, as many as fit.
+fn number(digits: &[u8]) -> Option<u64> {
+    let one_more = |number: u64, digit: &u8| {
+        let digit = char::from(*digit).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    digits.iter().try_fold(0, one_more).filter(|_| !digits.is_empty())
 }
 
 /// The length of a whole body, as a head tells it: none where a coding delimits the body (RFC 9112 §6.3).
@@ -130,5 +135,20 @@ pub(super) async fn read(
         Some(length) if whole.len() < length => Err(UpstreamError::Truncated),
         Some(length) if whole.len() > length => Err(UpstreamError::Protocol),
         _ => Ok(whole),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_digits_as_many_as_fit() {
+        for (digits, length) in [("0", 0), ("007", 7), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(number(digits.as_bytes()), Some(length), "{digits}");
+        }
+        for none in ["", "+1", "-1", "1 ", "0x1", "1a", "\u{661}", "18446744073709551616"] {
+            assert_eq!(number(none.as_bytes()), None, "{none}");
+        }
     }
 }

@@ -46,14 +46,14 @@ pub enum DecodeError {
 /// When the coding is unknown or repeated, more than `cap` bytes would come out, or the body isn't
 /// exactly one coded content.
 pub fn decode(body: Bytes, fields: &HeaderMap, cap: usize) -> Result<Bytes, DecodeError> {
+    let plain = |body: Bytes| if body.len() > cap { Err(DecodeError::TooLarge) } else { Ok(body) };
     let mut lines = fields.get_all(CONTENT_ENCODING).iter();
-    let coding = lines.next().map_or(&b"identity"[..], |line| line.as_bytes().trim_ascii());
+    let Some(coding) = lines.next() else { return plain(body) };
     if lines.next().is_some() {
         return Err(DecodeError::Unsupported);
     }
-    let undo = match coding.to_ascii_lowercase().as_slice() {
-        b"identity" if body.len() > cap => return Err(DecodeError::TooLarge),
-        b"identity" => return Ok(body),
+    let undo = match coding.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
+        b"identity" => return plain(body),
         b"gzip" | b"x-gzip" => gzip,
         b"deflate" => deflate,
         b"br" => brotli,

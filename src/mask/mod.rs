@@ -80,7 +80,20 @@ impl Masker {
     /// When `body` can't be proven masked: it isn't exactly one JSON value in UTF-8, two member
     /// names became equal by masking, or the result would be out of all proportion.
     pub fn json(&self, body: Bytes) -> Result<(Masked, Facts), MaskError> {
-        let mut scan = Scan::new(&body, self, edits::limit(body.len()));
+        self.pass(body, true)
+    }
+
+    /// The same where nobody asks which units it names, nor how new it is: of the facts only what was masked
+    /// is told.
+    ///
+    /// # Errors
+    /// Those of [`Self::json`].
+    pub fn json_unasked(&self, body: Bytes) -> Result<(Masked, Facts), MaskError> {
+        self.pass(body, false)
+    }
+
+    fn pass(&self, body: Bytes, gathers: bool) -> Result<(Masked, Facts), MaskError> {
+        let mut scan = Scan::new(&body, self, edits::limit(body.len()), gathers);
         scan.run()?;
         if scan.clash {
             return Err(MaskError::NameClash);
@@ -128,7 +141,7 @@ impl Masker {
     /// # Errors
     /// When `body` isn't exactly one JSON value in UTF-8.
     pub fn masked_secret(&self, body: &[u8]) -> Result<bool, MaskError> {
-        let mut scan = Scan::new(body, self, usize::MAX);
+        let mut scan = Scan::new(body, self, usize::MAX, false);
         scan.run()?;
         Ok(scan.mask_seen)
     }

@@ -65,13 +65,13 @@ impl<'a> Scan<'a> {
             Role::Secret | Role::Shape => self.secret_string(text)?,
             Role::Flag => self.flag_string(text)?,
             Role::Unit(member) => {
-                if !self.mask_keys(text)? {
+                if !self.mask_keys(text)? && self.gathers {
                     let unit = self.plain(text);
                     self.units.note(&mut self.facts, member, &unit);
                 }
             }
             Role::UpdatedAt => {
-                if !self.mask_keys(text)? {
+                if !self.mask_keys(text)? && self.gathers {
                     let time = updated_at::parse(&self.plain(text));
                     self.facts.newest_updated_at = self.facts.newest_updated_at.max(time);
                 }
@@ -89,13 +89,13 @@ impl<'a> Scan<'a> {
             Role::Secret | Role::Shape => self.mask(start, end, QUOTED)?,
             Role::Flag => self.remember_flag(start, end),
             // A unit id may be all digits; its sign, point or exponent would make it none.
-            Role::Unit(member) => {
+            Role::Unit(member) if self.gathers => {
                 let digits = self.body.get(start..end).unwrap_or_default();
                 if digits.iter().all(u8::is_ascii_digit) {
                     self.units.note(&mut self.facts, member, digits);
                 }
             }
-            Role::Plain | Role::UpdatedAt | Role::Gone => {}
+            Role::Plain | Role::Unit(_) | Role::UpdatedAt | Role::Gone => {}
         }
         Ok(end)
     }

@@ -27,6 +27,8 @@ pub(super) struct Scan<'a> {
     pub(super) masker: &'a Masker,
     pub(super) edits: Edits,
     pub(super) facts: Facts,
+    /// Whether facts beside what is masked are asked for.
+    pub(super) gathers: bool,
     /// A mask was seen where a secret belongs.
     pub(super) mask_seen: bool,
     /// Two names of one object became equal by masking.
@@ -55,13 +57,15 @@ pub(super) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// A pass over `body`, whose output may grow up to `limit` bytes.
-    pub(super) fn new(body: &'a [u8], masker: &'a Masker, limit: usize) -> Self {
+    /// A pass over `body`, whose output may grow up to `limit` bytes, and which gathers all facts or only what
+    /// is masked.
+    pub(super) fn new(body: &'a [u8], masker: &'a Masker, limit: usize, gathers: bool) -> Self {
         Self {
             body,
             masker,
             edits: Edits::new(body.len(), limit),
             facts: Facts::default(),
+            gathers,
             mask_seen: false,
             clash: false,
             level: 0,

@@ -1,12 +1,12 @@
 //! What several modules know of fields: [`only`] one line of one, whether it [`is_date`], and which are
 //! [`HOP_BY_HOP`].
 
-use std::cell::Cell;
-
 use http::header::{
     CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::numbered;
 
 /// The field's value, unless it is absent or has several lines.
 pub fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
@@ -16,15 +16,8 @@ pub fn only<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVa
 
 /// Whether a field's value is a date (RFC 9110 §5.6.7).
 pub fn is_date(value: &HeaderValue) -> bool {
-    let usual: Option<[u8; USUAL_DATE]> = value.as_bytes().try_into().ok();
-    if usual.is_some() && usual == LATEST.get() {
-        return true;
-    }
-    let is_date = value.to_str().is_ok_and(|text| httpdate::parse_http_date(text).is_ok());
-    if is_date && usual.is_some() {
-        LATEST.set(usual);
-    }
-    is_date
+    let other_form = || value.to_str().is_ok_and(|text| httpdate::parse_http_date(text).is_ok());
+    numbered::read_date(value.as_bytes()).is_some() || other_form()
 }
 
 /// Fields of one connection, or of one proxy (RFC 9110 §7.6.1, RFC 9111 §3.1): they are neither passed on
@@ -42,11 +35,3 @@ pub const HOP_BY_HOP: [HeaderName; 11] = [
     HeaderName::from_static("proxy-authentication-info"),
     HeaderName::from_static("http2-settings"),
 ];
-
-thread_local! {
-    /// What was last found to be a date: answers of the same second say the same.
-    static LATEST: Cell<Option<[u8; USUAL_DATE]>> = const { Cell::new(None) };
-}
-
-/// The length of an IMF-fixdate (RFC 9110 §5.6.7).
-const USUAL_DATE: usize = 29;

@@ -14,7 +14,7 @@
 //! The tour, in reading order:
 //!
 //! 1. [`gateway`]: the path of a request; every other module is one stage of it.
-//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made; [`fields`]: rules of any message); [`caller`]: token → digest; [`limit`]: who may ask how often.
+//! 2. [`route`]: method and target → route ([`mod@unit`]: what its ids may be; [`alphabet`]: of what they and tokens are made; [`fields`]: rules of any message, [`numbered`]: values that numbers stand for); [`caller`]: token → digest; [`limit`]: who may ask how often.
 //! 3. [`mask`]: the only maker of bytes that may be stored or sent.
 //! 4. [`cache`]: keys, stored answers, generations, flights; [`cache::policy`] is RFC 9111 as pure functions.
 //! 5. [`upstream`]: one exchange, its deadlines and caps, and in `guard` whether it is begun; [`error`]: every refusal in one table.
@@ -36,6 +36,7 @@ pub mod limit;
 pub mod listener;
 pub mod machine;
 pub mod mask;
+pub mod numbered;
 pub mod portless;
 pub mod reload;
 pub mod route;

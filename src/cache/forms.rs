@@ -6,10 +6,10 @@
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 
-use super::numbered;
 use super::packed::{self, Reader};
 use crate::alphabet::hex_pair;
 use crate::mask::Tag;
+use crate::numbered;
 
 /// How a field value is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Form {
         if value.len() == Tag::LENGTH && tag.is_some_and(|tag| tag.text() == value.as_bytes()) {
             return Self::Tag;
         }
-        if let Some(second) = numbered::read_date(value) {
+        if let Some(second) = numbered::read_date(value.as_bytes()) {
             out.extend_from_slice(&second.to_le_bytes());
             return Self::Date;
         }

@@ -26,7 +26,6 @@ pub mod fields;
 pub mod flight;
 mod forms;
 pub mod generation;
-pub mod numbered;
 mod packed;
 pub mod policy;
 pub mod purge;

@@ -19,13 +19,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use super::Gateway;
 use super::observe::unproven_reason;
 use super::problem::{PROBLEM_JSON, problem_body};
-use crate::cache::numbered;
 use crate::cache::policy::{self, Times, Validators};
 use crate::cache::stored::{Held, Stored};
 use crate::caller::CallerId;
 use crate::clock::Now;
 use crate::error::Error;
 use crate::mask::{Facts, Masked, Tag};
+use crate::numbered;
 use crate::route::Route;
 use crate::upstream::{Answer, Share, decode, fields, length};
 

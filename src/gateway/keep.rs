@@ -13,12 +13,12 @@ use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
 use crate::cache::fields::{About, Fields, Terms, detached};
 use crate::cache::generation::Stamp;
-use crate::cache::numbered;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
 use crate::cache::stored::{Held, KeyRef, Owner, Stored, Unshown};
 use crate::cache::times::{Times, Windows};
 use crate::caller::CallerId;
 use crate::clock::Now;
+use crate::numbered;
 
 /// An answer that was judged.
 pub(super) struct Judged {

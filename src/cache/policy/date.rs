@@ -8,8 +8,9 @@
 //! *Why not `httpdate`?* It compares by case and reads the two-digit year by a fixed pivot; the
 //! RFC's rule needs to know the present.
 
-use std::cell::Cell;
 use std::time::Duration;
+
+use crate::numbered;
 
 /// Wall time of an HTTP date; `None` when it is none.
 ///
@@ -26,16 +27,10 @@ pub fn parse_date(value: &[u8], now: Duration) -> Option<Duration> {
     date.wall()
 }
 
-/// The same of when an answer was made. Answers of the same second say the same: it is read once.
+/// The same of when an answer was made, which is mostly in the one form that is sent.
 pub(super) fn parse_made_at(value: &[u8], now: Duration) -> Option<Duration> {
-    // No other form has this length, and to read this one the present need not be known.
-    let Ok(fixdate) = <[u8; FIXDATE]>::try_from(value) else { return parse_date(value, now) };
-    if let Some((_, wall)) = LATEST.get().filter(|(latest, _)| *latest == fixdate) {
-        return Some(wall);
-    }
-    let wall = parse_date(value, now)?;
-    LATEST.set(Some((fixdate, wall)));
-    Some(wall)
+    let second = numbered::read_date(value).map(|second| Duration::from_secs(second.into()));
+    second.or_else(|| parse_date(value, now))
 }
 
 /// A moment in GMT by the proleptic Gregorian calendar; not checked yet.
@@ -162,14 +157,6 @@ fn year_of(wall: Duration) -> u64 {
     // 146,097 days are 400 years.
     1970 + days * 400 / 146_097
 }
-
-thread_local! {
-    /// What was last read as when an answer was made.
-    static LATEST: Cell<Option<([u8; FIXDATE], Duration)>> = const { Cell::new(None) };
-}
-
-/// The length of an IMF-fixdate.
-const FIXDATE: usize = 29;
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const LONG_DAYS: [&str; 7] =

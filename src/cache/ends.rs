@@ -24,8 +24,8 @@ pub(super) struct Ends {
     buckets: Box<[Bucket]>,
 }
 
-/// What of a subject's hash is looked at: 32 bits, the lowest first, and 16 that choose its bucket. Small, as each
-/// entry has two.
+/// What is kept of a subject's hash: 32 bits, the lowest first, and 16 that choose its bucket. Small, as each entry
+/// has two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subject([u16; 3]);
 

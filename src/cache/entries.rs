@@ -57,6 +57,7 @@ impl<S: BuildHasher> Entries<S> {
 
     /// Keeps a response to this request in place of what it supersedes; `false` if it is too large.
     pub(super) fn put(&self, key: &KeyRef<'_>, stored: &Held, request: &HeaderMap) -> bool {
+        debug_assert!(stored.is_under(key), "it is found under what it says of itself");
         let alone = || Slot::one(Held::clone(stored));
         let fits = |slot: &Slot| u64::from(weight(slot)) <= self.capacity;
         let hash = self.hash(key);

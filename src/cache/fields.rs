@@ -8,16 +8,19 @@
 //! target, route and windows another 100. What answers of one route have alike is kept once, and of the rest only
 //! what can't be worked out: some 20 bytes. A hit writes the values anew, which costs what cloning them did.
 
+use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
 
 use bytes::{Bytes, BytesMut};
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
 use super::forms::{Form, pack_about, with_about};
 use super::packed::{Packed, Reader};
 use super::times::Windows;
-use crate::mask::Tag;
+use crate::mask::{Masked, Tag};
 
 /// The fields of a stored response, and what it answers.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ struct Kind {
 }
 
 /// How a response may be used, as far as many have it alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// The number of the route that it was asked by, where it may be kept.
     pub route: u16,
@@ -59,14 +62,30 @@ pub struct About<'a> {
     pub prefix: &'a str,
     /// How many values the masker changed.
     pub fields_masked: u32,
-    /// The tag of its body, where the body has it.
-    pub tag: Option<Tag>,
 }
 
 impl Fields {
-    /// Copies fields out of whatever buffer they were parsed from.
-    pub fn about<'a>(
+    /// Copies fields out of whatever buffer they were parsed from, to be shown with this body.
+    pub fn of<'a>(
         about: &About<'_>,
+        body: &Masked,
+        lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> Self {
+        Self::made(about, body.tag(), lines)
+    }
+
+    /// Likewise, of fields that no body is shown with; `None` of none.
+    pub fn hidden<'a>(
+        lines: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> Option<Self> {
+        let mut lines = lines.peekable();
+        let any = lines.peek().is_some();
+        any.then(|| Self::made(&About::default(), None, lines))
+    }
+
+    fn made<'a>(
+        about: &About<'_>,
+        tag: Option<Tag>,
         lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     ) -> Self {
         let (prefix, end) = match about.target.strip_prefix(about.prefix) {
@@ -77,9 +96,7 @@ impl Fields {
         pack_about(about.fields_masked, end, &mut bytes);
         let lines = lines.into_iter();
         let mut forms = Vec::with_capacity(lines.size_hint().0);
-        forms.extend(
-            lines.map(|(name, value)| (name.clone(), Form::pack(value, about.tag, &mut bytes))),
-        );
+        forms.extend(lines.map(|(name, value)| (name.clone(), Form::pack(value, tag, &mut bytes))));
         Self { kind: Kind::shared(about.terms, prefix, forms), packed: Packed::from(&bytes[..]) }
     }
 
@@ -99,14 +116,14 @@ impl Fields {
         end.is_some_and(|end| with_about(&mut self.kept(), |_masked, kept| kept == end.as_bytes()))
     }
 
-    /// Its lines, of a body that has this tag.
-    pub fn lines(&self, tag: Option<Tag>) -> Lines<'_> {
+    /// Its lines, shown with the body that has this tag, the one that they were kept with.
+    pub(super) fn lines(&self, tag: Option<Tag>) -> Lines<'_> {
         Lines { fields: self, tag }
     }
 
     /// Memory it takes elsewhere, in bytes; what is alike only where nobody shares it.
     pub fn bytes(&self) -> usize {
-        let alone = Arc::strong_count(&self.kind) == 1;
+        let alone = Arc::strong_count(&self.kind) <= WITH_THE_TABLE;
         self.packed.apart() + if alone { self.kind.bytes() } else { 0 }
     }
 
@@ -162,13 +179,27 @@ impl<'a> Lines<'a> {
     ) -> impl Iterator<Item = (&'a HeaderName, HeaderValue)> + use<'a> {
         let mut kept = self.values();
         let lines = self.fields.kind.lines.iter();
-        lines.map_while(move |(name, form)| Some((name, form.cut(&mut kept, &mut written)?)))
+        lines.filter_map(move |(name, form)| Some((name, form.cut(&mut kept, &mut written)?)))
     }
 
     /// The first of `name`.
     pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let mut lines = self.contains(name).then(|| self.iter())?;
-        lines.find(|(other, _)| *other == name).map(|(_, value)| value)
+        let mut kept = self.values();
+        for (other, form) in &self.fields.kind.lines {
+            if other == name {
+                let mut written = BytesMut::new();
+                form.write(&mut kept.clone(), self.tag, &mut written);
+                return form.cut(&mut kept, &mut written.freeze());
+            }
+            form.skip(&mut kept);
+        }
+        None
+    }
+
+    /// The one of `name`; none of several.
+    pub fn only(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let lines = self.fields.kind.lines.iter().filter(|(other, _)| other == name);
+        (lines.count() == 1).then(|| self.get(name))?
     }
 
     /// Whether there is one of `name`.
@@ -187,9 +218,8 @@ impl<'a> Lines<'a> {
             target: &self.fields.target(),
             prefix,
             fields_masked: self.fields.fields_masked(),
-            tag: self.tag,
         };
-        Fields::about(&about, &map)
+        Fields::made(&about, self.tag, &map)
     }
 
     /// As a map, for rules that need one.
@@ -212,37 +242,54 @@ impl<'a> Lines<'a> {
 impl Kind {
     /// One for all that have it alike.
     fn shared(terms: Terms, prefix: &str, lines: Vec<(HeaderName, Form)>) -> Arc<Self> {
-        let is_it = |kind: &&Arc<Self>| {
+        let mut kinds = KINDS.lock();
+        let Kinds { table, hasher, most } = &mut *kinds;
+        let hash = hasher.hash_one((terms, prefix, &lines[..]));
+        let is_it = |kind: &Arc<Self>| {
             kind.terms == terms && *kind.prefix == *prefix && kind.lines[..] == lines[..]
         };
-        let mut kinds = KINDS.lock();
-        if let Some(kind) = kinds.iter().find(is_it) {
+        if let Some(kind) = table.find(hash, is_it) {
             return Arc::clone(kind);
         }
-        if kinds.len() == MOST_KINDS {
-            kinds.retain(|kind| Arc::strong_count(kind) > 1);
+        if table.len() >= *most {
+            table.retain(|kind| Arc::strong_count(kind) > 1);
+            *most = (2 * table.len()).max(FEW_KINDS);
         }
         let kind = Arc::new(Self { terms, prefix: prefix.into(), lines: lines.into() });
-        if kinds.len() < MOST_KINDS {
-            kinds.push(Arc::clone(&kind));
-        }
+        let hash_of = |kind: &Arc<Self>| hasher.hash_one((kind.terms, &*kind.prefix, &*kind.lines));
+        table.insert_unique(hash, Arc::clone(&kind), hash_of);
         kind
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.prefix.len() + size_of_val(&*self.lines)
+        let names = self.lines.iter().map(|(name, _)| name.as_str().len());
+        let lists = self.prefix.len() + size_of_val(&*self.lines);
+        size_of::<Self>() + lists + names.sum::<usize>()
     }
 }
+
+/// The kinds of what is stored: a handful for each route.
+struct Kinds {
+    table: HashTable<Arc<Kind>>,
+    hasher: RandomState,
+    /// With so many, those that nothing is of any more are let go of.
+    most: usize,
+}
+
+static KINDS: LazyLock<Mutex<Kinds>> = LazyLock::new(|| {
+    let (table, hasher) = (HashTable::new(), RandomState::default());
+    Mutex::new(Kinds { table, hasher, most: FEW_KINDS })
+});
+
+const FEW_KINDS: usize = 64;
+
+/// How many hold a kind that one response and the table do.
+const WITH_THE_TABLE: usize = 2;
 
 /// The same value in memory of its own: a parsed one shares its connection's whole read buffer.
 pub fn detached(value: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_impossible| value.clone())
 }
-
-/// The kinds of what is stored: a handful for each route. With more than these, some are kept by each that has them.
-static KINDS: LazyLock<Mutex<Vec<Arc<Kind>>>> = LazyLock::new(Mutex::default);
-
-const MOST_KINDS: usize = 64;
 
 /// What a target and the values of its fields mostly fit into, before they are copied into what they take.
 const ROOM: usize = 128;
@@ -253,9 +300,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::numbered;
+
+    const BODY: &[u8] = b"{}";
 
     fn of(lines: &HeaderMap) -> Fields {
-        Fields::about(&About::default(), lines)
+        Fields::made(&About::default(), None, lines)
     }
 
     #[test]
@@ -266,7 +316,7 @@ mod tests {
             map.append(ETAG, HeaderValue::from_static(tag));
             let terms = Terms { route: 7, ..Terms::default() };
             let about = About { terms, target, prefix: "/unit/", ..About::default() };
-            Fields::about(&about, &map)
+            Fields::made(&about, None, &map)
         };
         let (one, other) = (of("\"1\"", "/unit/1"), of("\"2\"", "/unit/2"));
         assert!(Arc::ptr_eq(&one.kind, &other.kind));
@@ -284,7 +334,7 @@ mod tests {
         }
         map.append(VARY, HeaderValue::from_static("authorization"));
         let about = About { target: "/a", fields_masked: 300, ..About::default() };
-        let fields = Fields::about(&about, &map);
+        let fields = Fields::made(&about, None, &map);
         let fields = fields.lines(None).with(&LINK, HeaderValue::from_static("<c>"));
         assert!(fields.answers("/a") && fields.fields_masked() == 300);
         let fields = fields.lines(None).to_map();
@@ -299,9 +349,9 @@ mod tests {
             let made_under = u64::try_from(number).unwrap() + (1 << 40);
             let about =
                 About { terms: Terms { made_under, ..Terms::default() }, ..About::default() };
-            Fields::about(&about, &lines)
+            Fields::made(&about, None, &lines)
         };
-        for number in 0..3 * MOST_KINDS {
+        for number in 0..3 * FEW_KINDS {
             let (one, other) = (of(number), of(number));
             assert!(Arc::ptr_eq(&one.kind, &other.kind), "{number}");
         }
@@ -311,9 +361,14 @@ mod tests {
         #[test]
         fn what_is_read_is_what_was_put_in(
             lines in proptest::collection::vec(("[a-c]{1,2}", "[ -~\u{80}-\u{ff}]{0,300}"), 0..8),
-            usual in "authorization|private, max-age=[1-9][0-9]?|\"[0-9a-f]{32}\"",
-            target in "[/a-z]{0,200}",
-            prefix in "/?",
+            usual in prop_oneof![
+                "authorization|private, max-age=[1-9][0-9]?|\"[0-9a-f]{32}\"",
+                any::<u32>().prop_map(|second| numbered::date(second).to_str().unwrap().to_owned()),
+                Just(String::from_utf8(Tag::over(BODY).text().to_vec()).unwrap()),
+            ],
+            tag in prop_oneof![Just(None), Just(Some(Tag::over(BODY)))],
+            target in "[/a-z]{0,200}|/units/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+            prefix in "/?|/units/",
             fields_masked in any::<u32>(),
             route in any::<u16>(),
         ) {
@@ -324,10 +379,8 @@ mod tests {
                 map.append(name, HeaderValue::from_str(&usual).unwrap());
             }
             let terms = Terms { route, ..Terms::default() };
-            let tag = Tag::over(&[]);
-            let tag = Some(tag);
-            let about = About { terms, target: &target, prefix: &prefix, fields_masked, tag };
-            let fields = Fields::about(&about, &map);
+            let about = About { terms, target: &target, prefix: &prefix, fields_masked };
+            let fields = Fields::made(&about, tag, &map);
             prop_assert!(fields.answers(&target) && fields.target() == target);
             let others = [format!("{target}/"), format!("/{target}")];
             prop_assert!(!others.iter().any(|other| fields.answers(other)));
@@ -337,13 +390,19 @@ mod tests {
             let read: Vec<_> = fields.iter().map(|(name, value)| (name.clone(), value)).collect();
             let put: Vec<_> = map.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             prop_assert_eq!(read, put);
+            for name in map.keys() {
+                let first = fields.get(name);
+                prop_assert_eq!(first.as_ref(), map.get(name));
+                prop_assert_eq!(fields.only(name).is_some(), map.get_all(name).iter().count() == 1);
+            }
             prop_assert_eq!(fields.to_map(), map);
         }
     }
 
     #[test]
     fn nothing_is_little() {
-        assert_eq!(of(&HeaderMap::new()).bytes(), 0);
-        assert!(of(&HeaderMap::new()).lines(None).is_empty());
+        let (one, other) = (of(&HeaderMap::new()), of(&HeaderMap::new()));
+        assert_eq!((one.bytes(), other.bytes()), (0, 0));
+        assert!(one.lines(None).is_empty() && Fields::hidden(HeaderMap::new().iter()).is_none());
     }
 }

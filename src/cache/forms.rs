@@ -12,7 +12,7 @@ use crate::mask::Tag;
 use crate::numbered;
 
 /// How a field value is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Form {
     /// Not at all: it is one of [`USUAL`].
     Usual(&'static HeaderValue),
@@ -52,14 +52,37 @@ impl Form {
     pub(super) fn write(self, kept: &mut Reader<'_>, tag: Option<Tag>, out: &mut BytesMut) {
         match self {
             Self::Usual(_) => {}
-            Self::Tag => out.extend_from_slice(&tag.map_or([0; Tag::LENGTH], |tag| tag.text())),
-            Self::Date => kept.skip(size_of::<u32>()),
-            Self::MaxAge => {
-                kept.number();
+            Self::Tag => {
+                debug_assert!(tag.is_some(), "fields are shown with the body they were kept with");
+                out.extend_from_slice(&tag.map_or([0; Tag::LENGTH], |tag| tag.text()));
+            }
+            Self::Date | Self::MaxAge => {
+                self.skip(kept);
             }
             Self::Own => {
                 let length = kept.number();
                 out.extend_from_slice(kept.bytes(length));
+            }
+        }
+    }
+
+    /// Goes past what is kept of a value; says how much text was written for it.
+    pub(super) fn skip(self, kept: &mut Reader<'_>) -> usize {
+        match self {
+            Self::Usual(_) => 0,
+            Self::Tag => Tag::LENGTH,
+            Self::Date => {
+                kept.skip(size_of::<u32>());
+                0
+            }
+            Self::MaxAge => {
+                kept.number();
+                0
+            }
+            Self::Own => {
+                let length = kept.number();
+                kept.skip(length);
+                length
             }
         }
     }
@@ -70,12 +93,7 @@ impl Form {
             Self::Usual(usual) => return Some(usual.clone()),
             Self::Date => return Some(numbered::date(u32::from_le_bytes(kept.array()))),
             Self::MaxAge => return Some(numbered::max_age(u32::try_from(kept.number()).ok()?)),
-            Self::Tag => Tag::LENGTH,
-            Self::Own => {
-                let length = kept.number();
-                kept.skip(length);
-                length
-            }
+            Self::Tag | Self::Own => self.skip(kept),
         };
         let text = (length <= written.len()).then(|| written.split_to(length))?;
         HeaderValue::from_maybe_shared(text).ok()

@@ -3,7 +3,7 @@
 //! *Invariants*
 //! 1. A key is (caller or open, route, canonical target byte for byte), and there is no other key:
 //!    different requests never share one, flights use the same.
-//! 2. A stored response knows its own key: it is filed under what it says of itself, and the reply can check
+//! 2. A stored response knows its own key: it is found only under what it says of itself, and the reply can check
 //!    once more whom it goes to.
 //! 3. Only [`Masked`] bytes can be stored.
 //! 4. Nothing stored points into a connection's read buffer: fields and body are copies of their own size.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{DATE, ETAG};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::fields::{Fields, Lines};
 use super::generation::Stamp;
@@ -117,6 +117,11 @@ impl Unshown {
         some.then(|| Box::new(self))
     }
 
+    /// The fields.
+    pub fn lines(&self) -> impl Iterator<Item = (&HeaderName, HeaderValue)> {
+        self.fields.iter().flat_map(|fields| fields.lines(None).iter())
+    }
+
     fn bytes(&self) -> usize {
         let validators = if self.validators.any() { VALIDATOR_BYTES } else { 0 };
         let fields = self.fields.as_ref().map_or(0, Fields::bytes);
@@ -185,10 +190,9 @@ impl Stored {
 
     /// The wall time that it was made at, by its own `Date`, else that of its receipt; in whole seconds.
     pub fn made_at(&self) -> Duration {
-        let mut dates = self.lines().iter().filter(|(name, _)| **name == DATE);
-        let date = dates.next().filter(|_| dates.next().is_none());
+        let date = self.lines().only(&DATE);
         let received = self.times.received().wall;
-        date.and_then(|(_, date)| parse_date(date.as_bytes(), received))
+        date.and_then(|date| parse_date(date.as_bytes(), received))
             .unwrap_or_else(|| Duration::from_secs(received.as_secs()))
     }
 
@@ -262,14 +266,13 @@ mod tests {
                 explicit: true,
                 stale_forbidden: true,
             };
+            let body = Masker::new(&Config::default().secrets, &[]).empty();
             let terms = Terms { route, windows: Windows::from(&life), ..Terms::default() };
+            let about = About { terms, target, ..About::default() };
             Self {
                 stamp: Stamp::unkept(caller),
-                fields: Fields::about(
-                    &About { terms, target, ..About::default() },
-                    &HeaderMap::new(),
-                ),
-                body: Masker::new(&Config::default().secrets, &[]).empty(),
+                fields: Fields::of(&about, &body, &HeaderMap::new()),
+                body,
                 times: Times::new(&now, &life, None),
                 unshown: None,
             }

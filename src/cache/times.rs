@@ -25,7 +25,7 @@ pub struct Times {
 }
 
 /// What of a life many responses have alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Windows {
     stale_while_revalidate: Span,
     stale_if_error: Span,
@@ -94,7 +94,7 @@ impl Times {
 }
 
 /// A length of time: milliseconds, or with the highest bit the seconds above [`Self::MILLIS`]. At most 68 years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Span(u32);
 
 impl Span {

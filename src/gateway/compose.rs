@@ -146,8 +146,7 @@ impl Gateway {
                 known.remove(ours);
             }
         }
-        let hidden = prior.unshown.iter().filter_map(|unshown| unshown.fields.as_ref());
-        for (name, value) in hidden.flat_map(|hidden| hidden.lines(None).iter()) {
+        for (name, value) in prior.unshown.iter().flat_map(|unshown| unshown.lines()) {
             known.append(name, value);
         }
         let ruling = policy::merge_304(&known, &answer.fields);

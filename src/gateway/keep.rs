@@ -4,6 +4,7 @@
 //! 1. A client is never told to keep what was not kept here, nor past the end of its own token.
 //! 2. Fields that the upstream meant for who asked are kept for nobody else.
 
+use std::mem;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, EXPIRES, VARY};
@@ -40,8 +41,11 @@ impl Composed {
             .and_then(|life| within_token(life, job.token_expires, &self.received))
             // RFC 9111 §3.3.
             .and_then(|life| if self.whole { Ok(life) } else { Err(NotStored::Partial) });
+        // First: the fields are kept as those of this body.
         if judged.is_ok() {
             self.body = job.gateway.0.bodies.shared(&self.body, self.tag);
+        } else {
+            self.hold_share();
         }
         let life = judged.unwrap_or(UNKEPT);
         let variant = Variant::of(&self.ruling, &job.selecting).unwrap_or_default();
@@ -52,26 +56,32 @@ impl Composed {
             target,
             prefix: job.gateway.route_at(job.route).begins_with(),
             fields_masked: self.facts.fields_masked,
-            tag: self.body.tag(),
         };
         // RFC 9111 §5.2.2.4 and §5.2.2.7: fields that are for who asked, but for nobody else.
         let shareable = (*job.key.owner() == Owner::Open)
             .then(|| policy::fields_to_store(&rules, &self.ruling, &self.shown))
             .filter(|shareable| shareable.len() != self.shown.len())
-            .map(|shareable| Fields::about(&about, &shareable));
+            .map(|shareable| Fields::of(&about, &self.body, &shareable));
         let ends = job.token_expires;
         let stored = self.into_stored(stamp, &about, &life, ends, variant, judged.is_ok());
         Judged { stored, shareable, verdict: judged.map(|_life| ()) }
     }
 
     /// The answer as nobody may keep it.
-    pub(super) fn unkept(self, owner: Option<CallerId>) -> Held {
+    pub(super) fn unkept(mut self, owner: Option<CallerId>) -> Held {
         let terms =
             Terms { status: self.status, windows: Windows::from(&UNKEPT), ..Terms::default() };
         let fields_masked = self.facts.fields_masked;
         let about = About { terms, fields_masked, ..About::default() };
         let stamp = Stamp::unkept(owner);
+        self.hold_share();
         Held::new(self.into_stored(stamp, &about, &UNKEPT, None, Variant::default(), false))
+    }
+
+    /// What nobody keeps counts until its last reader has it.
+    fn hold_share(&mut self) {
+        let share = mem::take(&mut self.share);
+        self.body = self.body.clone().keeping(share);
     }
 
     fn into_stored(
@@ -86,9 +96,7 @@ impl Composed {
         let hidden = RULING.iter().filter(|name| !self.shown.contains_key(*name));
         let hidden = hidden
             .flat_map(|name| self.ruling.get_all(name).iter().map(move |value| (name, value)));
-        let mut hidden = hidden.peekable();
-        let any = hidden.peek().is_some();
-        let hidden = any.then(|| Fields::about(&About::default(), hidden));
+        let hidden = Fields::hidden(hidden);
         if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.
@@ -97,9 +105,8 @@ impl Composed {
         let validators = own_validators(&self.validators);
         Stored {
             stamp,
-            fields: Fields::about(about, &self.shown),
-            // What nobody keeps counts until its last reader has it.
-            body: if kept { self.body } else { self.body.keeping(self.share) },
+            fields: Fields::of(about, &self.body, &self.shown),
+            body: self.body,
             times: Times::new(&self.received, life, token_expires),
             unshown: Unshown { fields: hidden, validators, variant }.boxed(),
         }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 use triomphe::ThinArc;
 use twox_hash::XxHash3_128;
@@ -23,9 +24,16 @@ use crate::alphabet::hex_pair;
 #[derive(Clone, Default)]
 pub struct Bodies(Arc<Table>);
 
+/// In shards, by their tags: a table that grows looks at all that it holds, and whoever comes waits.
 #[derive(Default)]
-struct Table {
-    held: Mutex<HashTable<Piece>>,
+struct Table([Mutex<HashTable<Piece>>; SHARDS]);
+
+impl Table {
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the array's length")]
+    fn shard(&self, tag: Tag) -> &Mutex<HashTable<Piece>> {
+        let Tag([first, ..]) = tag;
+        &self.0[usize::from(first) % SHARDS]
+    }
 }
 
 /// The bytes of a body and what is known of them, in one allocation: apart, they would take 60 bytes more.
@@ -35,7 +43,7 @@ type Piece = ThinArc<Place, u8>;
 enum Place {
     /// Where they came: what passes.
     Passing(Box<Bytes>),
-    /// Here, in memory of their own length: what is stored. Known to a table.
+    /// Here, in memory of their own length: what is stored. Known to a table, unless another has its place there.
     Shared { tag: Tag, table: Weak<Table> },
 }
 
@@ -73,7 +81,7 @@ impl Tag {
     pub const LENGTH: usize = 2 + 2 * size_of::<Self>();
 
     /// Not the seeded hash of a table, which takes twice as long for a kB. Who makes up bodies of one hash has them
-    /// compared with each other, no more.
+    /// kept apart, no more.
     fn place(self) -> u64 {
         u64::from_be_bytes(self.0.last_chunk().copied().unwrap_or_default())
     }
@@ -127,22 +135,26 @@ impl Bodies {
     /// tag may be known.
     pub fn shared(&self, body: &Masked, tag: Option<Tag>) -> Masked {
         let bytes = body.bytes();
-        if bytes.is_empty() {
-            return Masked(Body::NONE);
+        // Nothing, or shared before.
+        if bytes.is_empty() || body.tag().is_some() {
+            return body.clone();
         }
         let tag = tag.unwrap_or_else(|| Tag::over(bytes));
-        let mut held = self.0.held.lock();
-        let piece =
-            held.find(tag.place(), |known| known.slice == *bytes).cloned().unwrap_or_else(|| {
-                let place = Place::Shared { tag, table: Arc::downgrade(&self.0) };
-                let piece = Piece::from_header_and_slice(place, bytes);
-                let place = |piece: &Piece| piece.header.header.tag().map_or(0, Tag::place);
-                held.insert_unique(tag.place(), piece.clone(), place);
-                piece
-            });
+        let piece = |table| Piece::from_header_and_slice(Place::Shared { tag, table }, bytes);
+        let mut held = self.0.shard(tag).lock();
+        let piece = match held.entry(tag.place(), |known| place(known) == tag.place(), place) {
+            Entry::Occupied(known) if known.get().slice == *bytes => known.get().clone(),
+            Entry::Occupied(_other) => piece(Weak::new()),
+            Entry::Vacant(free) => free.insert(piece(Arc::downgrade(&self.0))).get().clone(),
+        };
         drop(held);
         Masked(Body(Some(piece)))
     }
+}
+
+/// Where a table has a piece.
+fn place(piece: &Piece) -> u64 {
+    piece.header.header.tag().map_or(0, Tag::place)
 }
 
 impl Drop for Body {
@@ -151,7 +163,7 @@ impl Drop for Body {
         let Place::Shared { tag, table } = &piece.header.header else { return };
         let Some(table) = table.upgrade() else { return };
         // Whoever lets go does so under the lock: of two who do so at once, one sees that he is the last.
-        let mut held = table.held.lock();
+        let mut held = table.shard(*tag).lock();
         let last = Piece::strong_count(&piece) == WITH_THE_TABLE;
         let found = last.then(|| held.find_entry(tag.place(), |other| same(other, &piece)));
         let gone = found.and_then(Result::ok).map(|found| found.remove().0);
@@ -165,6 +177,8 @@ fn same(one: &Piece, other: &Piece) -> bool {
     std::ptr::eq(one.slice.as_ptr(), other.slice.as_ptr())
 }
 
+const SHARDS: usize = 16;
+
 /// How many hold a body that one holder and the table do.
 const WITH_THE_TABLE: usize = 2;
 
@@ -173,7 +187,7 @@ mod tests {
     use super::*;
 
     fn held(bodies: &Bodies) -> usize {
-        bodies.0.held.lock().len()
+        bodies.0.0.iter().map(|shard| shard.lock().len()).sum()
     }
 
     fn masked(text: &'static str) -> Masked {
@@ -198,6 +212,35 @@ mod tests {
         drop(one);
         assert_eq!(held(&bodies), 1);
         drop(same);
+        assert_eq!(held(&bodies), 0);
+    }
+
+    #[test]
+    fn bodies_of_one_tag_are_kept_apart() {
+        let (bodies, tag) = (Bodies::default(), Some(Tag::over(b"[1]")));
+        let [one, other, same] =
+            ["[1]", "[2]", "[1]"].map(|text| bodies.shared(&masked(text), tag));
+        assert_eq!((one.bytes(), other.bytes(), held(&bodies)), (&b"[1]"[..], &b"[2]"[..], 1));
+        assert_eq!(one.bytes().as_ptr(), same.bytes().as_ptr());
+        drop((one, same));
+        assert_eq!((other.bytes(), held(&bodies)), (&b"[2]"[..], 0));
+    }
+
+    #[test]
+    fn of_several_who_let_go_at_once_one_is_the_last() {
+        let bodies = Bodies::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let one = bodies.shared(&masked("[1]"), None);
+                        let other = one.clone();
+                        drop(one);
+                        assert_eq!(other.bytes(), b"[1]");
+                    }
+                });
+            }
+        });
         assert_eq!(held(&bodies), 0);
     }
 

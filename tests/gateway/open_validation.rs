@@ -9,6 +9,7 @@
 //!    stale what does not.
 
 use http::HeaderMap;
+use unitgate::mask::Tag;
 
 use crate::support::{Answer, Ask, Client, Gate, Reply, Upstream, secs};
 
@@ -173,6 +174,21 @@ async fn a_304_that_forbids_storing_ends_what_was_stored() {
         assert_eq!(text(&client.get(TARGET).await), (200, false, "New."), "{control}");
         assert_eq!(upstream.last().field("if-none-match"), None, "{control}");
         assert_eq!(upstream.count(), 3);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_tags_as_we_do_keeps_its_tag_and_what_stands_behind_it() {
+    let tag = String::from_utf8(Tag::over(b"Old.").text().to_vec()).unwrap();
+    let tag = ("etag", tag.as_str());
+    for control in ["max-age=60", "private"] {
+        let (upstream, _gate, client) = stale(old(&[tag, ("x-behind", "1")])).await;
+        upstream.answer(not_modified(&[tag, ("cache-control", control)]));
+        let renewed = client.get(TARGET).await;
+        assert_eq!(text(&renewed), (200, false, "Old."));
+        for (name, value) in [tag, ("x-behind", "1"), ("cache-control", control)] {
+            assert_eq!(renewed.field(name), Some(value), "{control}");
+        }
     }
 }
 

@@ -115,6 +115,30 @@ async fn past_its_window_a_stale_answer_is_waited_for() {
 }
 
 #[tokio::test]
+async fn what_a_304_renews_and_forbids_to_store_has_all_its_fields_once_more() {
+    for conditional in [false, true] {
+        let (upstream, gate, alice) = stored(old().field("etag", "\"up\"")).await;
+        let hit = alice.get(UNIT).await;
+        let etag = hit.field("etag").unwrap().to_owned();
+        gate.advance(secs(91));
+        let forbids = Answer::not_modified().field("etag", "\"up\"");
+        upstream.answer(forbids.field("cache-control", "no-store"));
+        let ask = Ask::get(UNIT);
+        let ask = if conditional { ask.field("if-none-match", &etag) } else { ask };
+        let last = alice.send(ask).await;
+        assert_eq!(last.status, if conditional { 304 } else { 200 });
+        assert_eq!(last.field("etag"), Some(etag.as_str()));
+        assert_eq!(last.field("vary"), Some("authorization"));
+        assert_eq!(last.field("cache-control"), Some("private, no-store"));
+        assert!(last.field("date").is_some());
+        if !conditional {
+            assert_eq!(last.text(), list(MASK, "Old."));
+            assert_eq!(last.field("content-type"), hit.field("content-type"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_that_fails_takes_nothing_away() {
     for failure in [Answer::json(500, "{}"), Answer::reset(), Answer::json(200, "nonsense")] {
         let (upstream, gate, alice) = stored(old()).await;

@@ -121,7 +121,8 @@ impl Fields {
         Lines { fields: self, tag }
     }
 
-    /// Memory it takes elsewhere, in bytes; what is alike only where nobody shares it.
+    /// Memory it takes elsewhere, in bytes; what is alike only where nobody shares it at the moment, not even the
+    /// response whose place it takes.
     pub fn bytes(&self) -> usize {
         let alone = Arc::strong_count(&self.kind) <= WITH_THE_TABLE;
         self.packed.apart() + if alone { self.kind.bytes() } else { 0 }
@@ -242,22 +243,19 @@ impl<'a> Lines<'a> {
 impl Kind {
     /// One for all that have it alike.
     fn shared(terms: Terms, prefix: &str, lines: Vec<(HeaderName, Form)>) -> Arc<Self> {
-        let mut kinds = KINDS.lock();
-        let Kinds { table, hasher, most } = &mut *kinds;
-        let hash = hasher.hash_one((terms, prefix, &lines[..]));
+        let hash = HASHER.hash_one((terms, prefix, &lines[..]));
         let is_it = |kind: &Arc<Self>| {
             kind.terms == terms && *kind.prefix == *prefix && kind.lines[..] == lines[..]
         };
-        if let Some(kind) = table.find(hash, is_it) {
+        let mut kinds = KINDS.lock();
+        if let Some(kind) = kinds.table.find(hash, is_it) {
             return Arc::clone(kind);
         }
-        if table.len() >= *most {
-            table.retain(|kind| Arc::strong_count(kind) > 1);
-            *most = (2 * table.len()).max(FEW_KINDS);
+        if kinds.table.len() >= kinds.most {
+            kinds.prune();
         }
         let kind = Arc::new(Self { terms, prefix: prefix.into(), lines: lines.into() });
-        let hash_of = |kind: &Arc<Self>| hasher.hash_one((kind.terms, &*kind.prefix, &*kind.lines));
-        table.insert_unique(hash, Arc::clone(&kind), hash_of);
+        kinds.table.insert_unique(hash, Arc::clone(&kind), Kinds::hash);
         kind
     }
 
@@ -271,15 +269,31 @@ impl Kind {
 /// The kinds of what is stored: a handful for each route.
 struct Kinds {
     table: HashTable<Arc<Kind>>,
-    hasher: RandomState,
     /// With so many, those that nothing is of any more are let go of.
     most: usize,
 }
 
-static KINDS: LazyLock<Mutex<Kinds>> = LazyLock::new(|| {
-    let (table, hasher) = (HashTable::new(), RandomState::default());
-    Mutex::new(Kinds { table, hasher, most: FEW_KINDS })
-});
+impl Kinds {
+    /// Lets go of those that nothing is of any more.
+    fn prune(&mut self) {
+        self.table.retain(|kind| Arc::strong_count(kind) > 1);
+        self.most = (2 * self.table.len()).max(FEW_KINDS);
+        self.table.shrink_to(self.most, Self::hash);
+    }
+
+    fn hash(kind: &Arc<Kind>) -> u64 {
+        HASHER.hash_one((kind.terms, &*kind.prefix, &*kind.lines))
+    }
+}
+
+/// Lets go of what only responses that are gone had alike.
+pub(super) fn prune() {
+    KINDS.lock().prune();
+}
+
+static KINDS: Mutex<Kinds> = Mutex::new(Kinds { table: HashTable::new(), most: FEW_KINDS });
+
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 const FEW_KINDS: usize = 64;
 

@@ -9,6 +9,7 @@
 //! time, or would have to be found in it; a scan takes half a microsecond for an entry, and nothing from requests.
 
 use super::entries::Entries;
+use super::fields;
 use super::slot::Slot;
 use crate::clock::Now;
 
@@ -37,6 +38,7 @@ impl Sweep<'_> {
         if !more {
             // What moka has let go of waits for this, and nobody may ask for anything for hours.
             entries.settle();
+            fields::prune();
         }
         more
     }

@@ -51,13 +51,12 @@ impl Form {
     /// Writes the text of a value that has none yet.
     pub(super) fn write(self, kept: &mut Reader<'_>, tag: Option<Tag>, out: &mut BytesMut) {
         match self {
-            Self::Usual(_) => {}
+            Self::Usual(_) | Self::Date | Self::MaxAge => {
+                self.skip(kept);
+            }
             Self::Tag => {
                 debug_assert!(tag.is_some(), "fields are shown with the body they were kept with");
                 out.extend_from_slice(&tag.map_or([0; Tag::LENGTH], |tag| tag.text()));
-            }
-            Self::Date | Self::MaxAge => {
-                self.skip(kept);
             }
             Self::Own => {
                 let length = kept.number();

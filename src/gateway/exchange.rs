@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::limit::{LanePermit, Limiter};
 use crate::telemetry::Cause;
 use crate::upstream::guard::{Pass, Refused};
-use crate::upstream::{Answer, Ask, Outbound};
+use crate::upstream::{Answer, Ask};
 
 impl Gateway {
     /// One exchange with the upstream, its guard, budget and lane first, its facts recorded. `askers` are
@@ -32,7 +32,7 @@ impl Gateway {
         route: u16,
         caller: Option<&CallerId>,
         peer: IpAddr,
-        ask: Ask<Outbound>,
+        ask: Ask,
         cause: Cause,
         askers: Option<&Publisher<Landing, Arc<Interim>>>,
     ) -> Result<Answer, Failed> {

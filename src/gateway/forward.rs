@@ -41,7 +41,7 @@ struct Errand {
     host: Option<String>,
     caller: Option<CallerId>,
     peer: IpAddr,
-    ask: Ask<Outbound>,
+    ask: Ask,
     /// The memory that the body takes.
     intake: Intake,
     asking: Asking,

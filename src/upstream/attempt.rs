@@ -17,7 +17,7 @@ use super::failure::NoHead;
 use super::known::Known;
 use super::origin::path;
 use super::pool::Lent;
-use super::{Ask, Fields, Kind, Sent, Trip, UpstreamError, Upstreams};
+use super::{Ask, Kind, Sent, Trip, UpstreamError, Upstreams};
 use crate::clock::Now;
 
 /// A head that arrived, its body still to come.
@@ -41,10 +41,10 @@ struct Try<'k> {
 
 impl Upstreams {
     /// Sends the request, if need be twice, until a head is there.
-    pub(super) async fn head<F: Fields>(
+    pub(super) async fn head(
         &self,
         upstream: usize,
-        ask: &Ask<F>,
+        ask: &Ask,
         began: Instant,
         trip: &mut Trip,
     ) -> Result<Head, (UpstreamError, Sent)> {
@@ -82,10 +82,10 @@ impl Upstreams {
     }
 
     /// One try: a request on a connection, up to the end of the head.
-    async fn attempt<F: Fields>(
+    async fn attempt(
         &self,
         way: &Try<'_>,
-        ask: &Ask<F>,
+        ask: &Ask,
         trip: &mut Trip,
     ) -> Result<Head, (NoHead, Sent)> {
         trip.tries += 1;

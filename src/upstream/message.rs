@@ -6,20 +6,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::{Share, UpstreamError};
+use super::{Outbound, Share, UpstreamError};
 #[cfg(doc)]
 use super::{decode, fields};
 use crate::clock::Now;
 
-/// What to ask of an upstream, with fields that an `F` gives.
+/// What to ask of an upstream.
 #[derive(Clone)]
-pub struct Ask<F = HeaderMap> {
+pub struct Ask {
     /// The method.
     pub method: Method,
     /// Path and query in origin-form (RFC 9112 §3.2.1), sent as they are.
     pub target: Bytes,
-    /// The fields that cross, made by [`fields`]. Host and Content-Length are set here.
-    pub fields: Arc<F>,
+    /// The fields that cross. Host and Content-Length are set here.
+    pub fields: Arc<Outbound>,
     /// The whole body; empty = none.
     pub body: Bytes,
     /// What may be done when the connection fails.

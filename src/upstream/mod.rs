@@ -57,7 +57,7 @@ use self::known::Known;
 pub use self::message::{Answer, Ask, Kind, OnInterim, Trip};
 use self::names::Memory;
 use self::origin::{Origin, path};
-pub use self::outbound::{Fields, Outbound};
+pub use self::outbound::Outbound;
 use self::pool::{Lent, Pool};
 use self::room::Rooms;
 pub use self::room::{Intake, Share};
@@ -208,11 +208,7 @@ impl Upstreams {
     ///
     /// # Errors
     /// A [`Failure`] that says what went wrong and whether the upstream may have acted.
-    pub async fn exchange<F: Fields>(
-        &self,
-        upstream: usize,
-        ask: Ask<F>,
-    ) -> Result<Answer, Failure> {
+    pub async fn exchange(&self, upstream: usize, ask: Ask) -> Result<Answer, Failure> {
         let began = Instant::now();
         let (now, total) = (self.ground.clock.now_at(began), began + self.limits.total);
         let mut trip = Trip {

@@ -8,7 +8,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
-use super::{Ask, Fields, OnInterim, SetupError};
+use super::{Ask, OnInterim, SetupError};
 
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,9 @@ impl Origin {
     }
 
     /// A request as it goes out; `None` where the URI would be none.
-    pub(super) fn request<F: Fields>(
+    pub(super) fn request(
         &self,
-        ask: &Ask<F>,
+        ask: &Ask,
         path: &PathAndQuery,
         http2: bool,
     ) -> Option<Request<Full<Bytes>>> {
@@ -76,7 +76,7 @@ pub(super) fn path(target: &Bytes) -> Option<PathAndQuery> {
 }
 
 /// A request with what else is to be said of it, and who hears what comes before its answer.
-fn said<F>(ask: &Ask<F>, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+fn said(ask: &Ask, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     // RFC 9110 §8.6: said where content is expected, also that there is none; hyper would not.
     if ask.body.is_empty() && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) {
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -8,12 +8,6 @@ use http::{HeaderMap, HeaderValue};
 
 use super::fields::{Marks, request_for_key};
 
-/// What gives the fields of a request.
-pub trait Fields: Send + Sync {
-    /// As they go to `host`; where the protocol tells the host otherwise, to none.
-    fn toward(&self, host: Option<&HeaderValue>) -> HeaderMap;
-}
-
 /// The fields of a request upstream, or what they are made of.
 #[derive(Clone)]
 pub enum Outbound {
@@ -39,41 +33,32 @@ impl Outbound {
             Self::Key { more, .. } | Self::All(more) => more,
         }
     }
-}
 
-impl Fields for Outbound {
-    fn toward(&self, host: Option<&HeaderValue>) -> HeaderMap {
-        let (authorization, content_type, marks, more) = match self {
+    /// As they go to `host`; where the protocol tells the host otherwise, to none.
+    pub(super) fn toward(&self, host: Option<&HeaderValue>) -> HeaderMap {
+        let mut fields = match self {
             Self::Key { authorization, content_type, marks, more } => {
-                (authorization.clone(), content_type.clone(), marks, more)
+                let (authorization, content_type) = (authorization.clone(), content_type.clone());
+                let mut fields = request_for_key(authorization, content_type, marks);
+                for (name, value) in more {
+                    fields.append(name, value.clone());
+                }
+                fields
             }
-            Self::All(fields) => return fields.toward(host),
+            Self::All(fields) => {
+                let mut fields = fields.clone();
+                // RFC 9110 §8.6: the length of the body really sent.
+                for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
+                    fields.remove(name);
+                }
+                fields
+            }
         };
-        let mut fields = request_for_key(authorization, content_type, marks);
-        for (name, value) in more {
-            fields.append(name, value.clone());
+        match host {
+            Some(host) => drop(fields.insert(HOST, host.clone())),
+            None => drop(fields.remove(HOST)),
         }
-        put_host(&mut fields, host);
         fields
-    }
-}
-
-impl Fields for HeaderMap {
-    fn toward(&self, host: Option<&HeaderValue>) -> HeaderMap {
-        let mut fields = self.clone();
-        // RFC 9110 §8.6: the length of the body really sent.
-        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
-            fields.remove(name);
-        }
-        put_host(&mut fields, host);
-        fields
-    }
-}
-
-fn put_host(fields: &mut HeaderMap, host: Option<&HeaderValue>) {
-    match host {
-        Some(host) => drop(fields.insert(HOST, host.clone())),
-        None => drop(fields.remove(HOST)),
     }
 }
 

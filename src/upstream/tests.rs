@@ -142,7 +142,7 @@ fn get(target: &str) -> Ask {
         interim: None,
         method: Method::GET,
         target: Bytes::copy_from_slice(target.as_bytes()),
-        fields: Arc::default(),
+        fields: Arc::new(Outbound::All(HeaderMap::new())),
         body: Bytes::new(),
         kind: Kind::Safe,
     }
@@ -152,7 +152,7 @@ fn post(body: &'static str) -> Ask {
     let fields = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
     Ask {
         method: Method::POST,
-        fields: fields.into(),
+        fields: Arc::new(Outbound::All(fields)),
         body: body.into(),
         kind: Kind::Write,
         ..get("/w")
@@ -182,8 +182,8 @@ async fn a_target_goes_out_byte_for_byte_with_the_upstreams_own_host() {
     let client = toward(&server, &limits());
     let target = "/a%2Fb/./..//c;d=%zz?q=1&&x=%20+'{}|~é";
     let mut ask = get(target);
-    Arc::make_mut(&mut ask.fields).insert(HOST, HeaderValue::from_static("evil.example"));
-    Arc::make_mut(&mut ask.fields).insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
+    Arc::make_mut(&mut ask.fields).more().insert(HOST, HeaderValue::from_static("evil.example"));
+    Arc::make_mut(&mut ask.fields).more().insert(CONTENT_LENGTH, HeaderValue::from_static("99"));
     let (answer, request) = tokio::join!(within(client.exchange(0, ask)), async {
         let mut peer = server.accept().await;
         let request = peer.request().await;
@@ -685,7 +685,9 @@ async fn http2_is_agreed_on_by_alpn_and_gets_the_upstreams_authority() {
     let client = secure(&server, &ca, limits());
     let tls = ca.acceptor(b"h2");
     let mut ask = get("/a%2fb?c");
-    Arc::make_mut(&mut ask.fields).insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    Arc::make_mut(&mut ask.fields)
+        .more()
+        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
     let serve = async {
         let stream = TokioIo::new(handshake(&server, &tls).await);
         let answer = service_fn(async |request: Request<Incoming>| {

@@ -253,6 +253,11 @@ impl Activity {
         self.has_body() && !self.ended.load(Relaxed) && since.elapsed() < lately
     }
 
+    /// Whether a handler works on an answer.
+    pub(super) fn is_busy(&self) -> bool {
+        self.phase() == Phase::Busy
+    }
+
     /// Whether a head has begun to come and nothing else is under way, no answer to an earlier one either.
     pub(super) fn in_head(&self) -> bool {
         self.phase() == Phase::Head && !self.has_body() && self.stalled.load(Relaxed) == 0

@@ -7,16 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::rewound::Rewound;
-use crate::socket;
+use crate::socket::Socket;
 
 /// A connection's stream.
 pub(super) enum Line {
     /// A socket as it was accepted.
-    Tcp(TcpStream),
+    Tcp(Socket),
     /// A stream that was looked into.
     Rewound(Box<Rewound<Self>>),
     /// TLS over a stream.
@@ -40,6 +39,14 @@ impl Line {
             Self::Rewound(stream) => stream.inner().reset_on_close(),
             Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
             Self::Brought(_) => {}
+        }
+    }
+
+    /// The socket, where it lies bare.
+    pub(super) fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Tcp(socket) => Some(socket),
+            _ => None,
         }
     }
 
@@ -85,7 +92,7 @@ impl AsyncWrite for Line {
         buffers: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => socket::poll_write(stream, cx, buffers),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
             other => Pin::new(other).duplex().poll_write_vectored(cx, buffers),
         }
     }

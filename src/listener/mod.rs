@@ -63,6 +63,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::{Clock, Dice};
 use crate::config;
 use crate::shutdown::Shutdown;
+use crate::socket::Socket;
 
 pub use ahead::Ahead;
 pub use bind::{BindError, Lowered, bind, connection_cap};
@@ -266,7 +267,7 @@ pub async fn serve<H: Handler>(
                 let (port, alive) = (Arc::clone(&port), alive.clone());
                 let work = async move {
                     let _held = (seat, alive);
-                    match (stream.and_then(TcpStream::from_std), place) {
+                    match (stream.and_then(TcpStream::from_std).map(Socket::from), place) {
                         (Ok(stream), Place::Served(_place)) => {
                             entrance::run(Line::Tcp(stream), peer, port).await;
                         }

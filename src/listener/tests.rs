@@ -532,6 +532,46 @@ async fn a_client_that_leaves_ends_the_work_for_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_side_alone_has_left_too() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(serving.told().await, Told::Entered);
+    client.0.shutdown().await.unwrap();
+    let told = [serving.told().await, serving.told().await];
+    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
+    assert!(told.contains(&Told::Refused(Refused::Aborted)), "{told:?}");
+}
+
+#[tokio::test]
+async fn who_closes_its_side_behind_a_request_that_is_answered_at_once_has_the_answer() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /page HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.0.shutdown().await.unwrap();
+    let answer = client.rest().await;
+    assert!(answer.ends_with(&"x".repeat(PAGE)), "{answer}");
+}
+
+#[tokio::test]
+async fn who_asks_ahead_is_answered_in_order_and_once_all_is_read_seen_to_leave() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    let ahead = "GET /wait HTTP/1.1\r\nhost: a\r\n\r\nGET /wait HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(serving.told().await, Told::Entered);
+    client.send(ahead).await;
+    for _ in 0..2 {
+        serving.release(1);
+        assert_eq!(client.reply().await.1, "waited");
+        assert_eq!(serving.told().await, Told::Entered);
+    }
+    drop(client);
+    let told = [serving.told().await, serving.told().await];
+    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_in_mid_head_is_told() {
     let serving = Serving::new();
     serving.connect().await.send("GET / HT").await;

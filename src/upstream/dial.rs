@@ -19,11 +19,10 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::connect::{ConnectError, Tcp};
-use crate::socket;
+use crate::socket::Socket;
 
 /// Opens a connection to the upstream of a URI.
 #[derive(Clone)]
@@ -100,7 +99,7 @@ impl Service<Uri> for Way {
 
 /// What carries a connection's bytes.
 pub(super) enum Carrier {
-    Tcp(TokioIo<TcpStream>),
+    Tcp(TokioIo<Socket>),
     Given(TokioIo<Box<dyn Stream>>),
 }
 
@@ -169,7 +168,7 @@ impl Write for Carrier {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => socket::poll_write(stream.inner_mut(), cx, bufs),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Given(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }

@@ -1,8 +1,7 @@
 //! What an entry of the cache costs in memory beside its body, and what equal bodies of many callers cost.
 //!
 //! `cargo bench --bench memory`. Each scene is a process of its own, filled through `Current::handle` from a
-//! sample upstream; what is told is the growth of its resident memory (Linux), without huge pages: they come in steps of
-//! 2 MiB, 20 bytes for each of 100,000 entries.
+//! sample upstream; what is told is the growth of its resident memory (Linux).
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -20,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use unitgate::config::AccessLog;
 use unitgate::gateway::Current;
+use unitgate::machine;
 
 mod support;
 
@@ -30,6 +30,7 @@ use support::gate::{self, Scene};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    machine::refuse_huge_pages().expect("the kernel has no say in it");
     let scene = std::env::var("UNITGATE_BENCH_SCENE").ok();
     let mut numbers = scene.iter().flat_map(|scene| scene.split('x')).map(str::parse);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -47,7 +48,7 @@ fn compare() {
         let own = std::env::current_exe().expect("a process has a file");
         let scene = format!("{callers}x{units}");
         let mut scene_of = Command::new(own);
-        scene_of.env("UNITGATE_BENCH_SCENE", scene).env("MIMALLOC_ALLOW_THP", "0");
+        scene_of.env("UNITGATE_BENCH_SCENE", scene);
         let status = scene_of.status();
         assert!(status.expect("the bench starts itself").success(), "a scene failed");
     }

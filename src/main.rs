@@ -17,6 +17,7 @@ use unitgate::config::Config;
 use unitgate::demo;
 use unitgate::handover::{Predecessor, RelieveError};
 use unitgate::listener::{Given, Workers};
+use unitgate::machine;
 use unitgate::reload::Source;
 use unitgate::server::{Server, Setting};
 use unitgate::systemd::{self, Notifier};
@@ -96,6 +97,8 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn run(config: &Config, path: PathBuf) -> anyhow::Result<ExitCode> {
+    // Where it can't be had, bursts are slower, and that is all.
+    machine::refuse_huge_pages().ok();
     // Before there are threads.
     let given = Given::by_service_manager()?;
     let clock = Clock::real();

@@ -5,19 +5,21 @@ import statistics
 from workloads import LATENCIES, SATURATED, VOLLEYS, WORKLOADS
 
 
-def medians(runs):
-    """{workload: {contestant: {figure: median over the rounds}}}"""
-    gathered = {}
+def gathered(runs):
+    """{workload: {contestant: {figure: its values, round by round}}}"""
+    values = {}
     for run in runs:
-        of_contestant = gathered.setdefault(run["workload"], {}).setdefault(run["contestant"], {})
+        of_contestant = values.setdefault(run["workload"], {}).setdefault(run["contestant"], {})
         for figure, value in run["figures"].items():
             of_contestant.setdefault(figure, []).append(value)
+    return values
+
+
+def medians(contestants):
+    """{contestant: {figure: median over the rounds}}, of one workload"""
     return {
-        workload: {
-            name: {figure: statistics.median(values) for figure, values in figures.items()}
-            for name, figures in contestants.items()
-        }
-        for workload, contestants in gathered.items()
+        name: {figure: statistics.median(values) for figure, values in figures.items()}
+        for name, figures in contestants.items()
     }
 
 
@@ -29,15 +31,15 @@ def saturation(row):
     return f"(not saturated: {row['busy']:.0%}{others})"
 
 
-def ratio(value, base):
-    """A ratio, if there is something to compare with."""
-    return f"{value / base:.2f}" if base else "-"
+def ratio(values, bases):
+    """The median of what each round had to its base: what slows the machine for a while slows both alike."""
+    quotients = [value / base for value, base in zip(values, bases or [])]
+    return f"{statistics.median(quotients):.2f}" if quotients else "-"
 
 
-def loads(rows, peers):
+def loads(rows, peers, rounds):
     """of `one`, `many`, `misses`"""
-    best = max((rows[name]["rate"] for name in peers if name in rows), default=None)
-    yardstick = rows.get("yardstick", {}).get("cpu_us")
+    best = max((name for name in peers if name in rows), key=lambda name: rows[name]["rate"], default=None)
     yield "", "requests/s", "CPU µs/request", "core busy", "CPU ÷ yardstick", "rate ÷ best peer", ""
     for name, row in rows.items():
         yield (
@@ -45,8 +47,8 @@ def loads(rows, peers):
             f"{row['rate']:,.0f}",
             f"{row['cpu_us']:.2f}",
             f"{row['busy']:.0%}",
-            ratio(row["cpu_us"], yardstick),
-            ratio(row["rate"], best),
+            ratio(rounds[name]["cpu_us"], rounds.get("yardstick", {}).get("cpu_us")),
+            ratio(rounds[name]["rate"], rounds.get(best, {}).get("rate")),
             saturation(row),
         )
 
@@ -100,12 +102,12 @@ def pairs(rows):
         )
 
 
-def millions(rows):
+def millions(rows, rounds):
     """of `million`"""
     yield "", "CPU µs/request, one key", "a million keys", "a million ÷ one"
     for name, row in rows.items():
-        one, all_keys = row["cpu_us_one"], row["cpu_us_all"]
-        yield name, f"{one:.2f}", f"{all_keys:.2f}", ratio(all_keys, one)
+        lost = ratio(rounds[name]["cpu_us_all"], rounds[name]["cpu_us_one"])
+        yield name, f"{row['cpu_us_one']:.2f}", f"{row['cpu_us_all']:.2f}", lost
 
 
 def titled(workload, options):
@@ -117,16 +119,17 @@ def titled(workload, options):
 
 def report(runs, peers, options):
     """All tables, as Markdown."""
-    kinds = {
-        "latency": lambda rows: latencies(rows, options.rate),
-        "coalesce": volleys,
-        "start": starts,
-        "two": pairs,
-        "million": millions,
-    }
     parts = []
-    for workload, rows in medians(runs).items():
-        lines = list(kinds.get(workload, lambda rows: loads(rows, peers))(rows))
+    for workload, rounds in gathered(runs).items():
+        rows = medians(rounds)
+        kinds = {
+            "latency": lambda: latencies(rows, options.rate),
+            "coalesce": lambda: volleys(rows),
+            "start": lambda: starts(rows),
+            "two": lambda: pairs(rows),
+            "million": lambda: millions(rows, rounds),
+        }
+        lines = list(kinds.get(workload, lambda: loads(rows, peers, rounds))())
         parts.append(f"{titled(workload, options)}\n\n{aligned(lines)}")
     return "\n\n".join(parts)
 

@@ -122,10 +122,13 @@ impl Dice {
 
     /// The next 64 bits.
     pub fn roll(&self) -> u64 {
-        let mut z = self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mixed(self.0.fetch_add(GOLDEN, Ordering::Relaxed).wrapping_add(GOLDEN))
+    }
+
+    /// What two rolls in a row give, of one step that no other thread comes between.
+    pub fn roll_pair(&self) -> [u64; 2] {
+        let first = self.0.fetch_add(GOLDEN.wrapping_mul(2), Ordering::Relaxed);
+        [1, 2].map(|step| mixed(first.wrapping_add(GOLDEN.wrapping_mul(step))))
     }
 
     /// A number in `0.0..1.0`.
@@ -143,6 +146,13 @@ impl Dice {
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 fn wall() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// splitmix64's number of a state.
+fn mixed(mut state: u64) -> u64 {
+    state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    state ^ (state >> 31)
 }
 
 /// Whole nanoseconds; what is longer than 584 years is that long.
@@ -178,6 +188,15 @@ mod tests {
     fn the_same_seed_rolls_the_same_numbers() {
         let (a, b) = (Dice::seeded(7), Dice::seeded(7));
         assert!((0..100).all(|_| a.roll() == b.roll()));
+    }
+
+    #[test]
+    fn a_pair_is_what_two_rolls_give() {
+        let (pairs, single) = (Dice::seeded(7), Dice::seeded(7));
+        for _ in 0..100 {
+            assert_eq!(pairs.roll_pair(), [single.roll(), single.roll()]);
+        }
+        assert_eq!(pairs.roll(), single.roll());
     }
 
     #[test]

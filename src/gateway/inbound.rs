@@ -331,7 +331,7 @@ impl<B: Payload> Inbound<'_, B> {
 /// 128 bits of chance in hexadecimal.
 fn new_id(dice: &Dice) -> [u8; 32] {
     let mut digits = [b'0'; 32];
-    let rolled = [dice.roll(), dice.roll()].into_iter().flat_map(u64::to_le_bytes);
+    let rolled = dice.roll_pair().into_iter().flat_map(u64::to_le_bytes);
     for (pair, byte) in digits.chunks_exact_mut(2).zip(rolled) {
         pair.copy_from_slice(&hex_pair(byte));
     }

@@ -1,13 +1,18 @@
-//! Field values that a number stands for: dates, and a client's lifetimes.
+//! Field values that a number stands for: dates, a client's lifetimes, and what [`Lasting`] is made for.
 //!
 //! *Why tables:* an entry keeps the number, 20 bytes less than the text, and each hit shows the value. To write it
 //! and check it anew costs 2 % of a hit; those of what is stored are few, and each thread keeps them. It keeps the
 //! last date that was read, too: answers of one second say the same, and each is asked for it three times.
+//!
+//! *Why some for good:* whoever shows a value counts its holders up and down again, two locked instructions. Of static
+//! text nobody counts them; dates are too many for that.
 
 use std::cell::{Cell, RefCell};
+use std::sync::OnceLock;
 use std::thread::LocalKey;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 /// A date in the one form that is sent (RFC 9110 §5.6.7), of its second since the Unix epoch.
@@ -33,7 +38,14 @@ pub fn read_date(value: &[u8]) -> Option<u32> {
 
 /// How many seconds a client may keep an answer (RFC 9111 §5.2.2.1).
 pub fn max_age(seconds: u32) -> HeaderValue {
-    known(&MAX_AGES, seconds, |seconds| [MAX_AGE, itoa::Buffer::new().format(seconds)].concat())
+    SHORT.get(seconds.into()).unwrap_or_else(|| known(&MAX_AGES, seconds, max_age_text))
+}
+
+/// Lifetimes up to an hour.
+static SHORT: Lasting = Lasting::of(max_age_text);
+
+fn max_age_text(seconds: u32) -> String {
+    [MAX_AGE, itoa::Buffer::new().format(seconds)].concat()
 }
 
 /// The seconds that such a value tells; `None` for anything else.
@@ -42,6 +54,47 @@ pub fn read_max_age(value: &HeaderValue) -> Option<u32> {
     let seconds = str::from_utf8(digits).ok()?.parse().ok()?;
     (max_age(seconds) == value).then_some(seconds)
 }
+
+/// The values of the numbers below [`Self::BOUND`], made once for the whole process.
+#[derive(Debug)]
+pub struct Lasting {
+    text: fn(u32) -> String,
+    /// A row is made when one of its numbers is first asked for.
+    rows: [OnceLock<Box<[HeaderValue]>>; ROWS],
+}
+
+impl Lasting {
+    /// Those whose text is made so; to be a `static`, since what it makes is never given back.
+    pub const fn of(text: fn(u32) -> String) -> Self {
+        Self { text, rows: [const { OnceLock::new() }; ROWS] }
+    }
+
+    /// The value of a number; `None` from the bound on.
+    pub fn get(&self, number: u64) -> Option<HeaderValue> {
+        let number = usize::try_from(number).ok()?;
+        let row = self.rows.get(number / ROW)?.get_or_init(|| self.row(number / ROW));
+        row.get(number % ROW).cloned()
+    }
+
+    #[cold]
+    fn row(&self, row: usize) -> Box<[HeaderValue]> {
+        let numbers = (row * ROW..(row + 1) * ROW).filter_map(|number| u32::try_from(number).ok());
+        numbers.map(|number| lasting((self.text)(number))).collect()
+    }
+
+    /// More seconds than an hour has.
+    pub const BOUND: u64 = 4096;
+}
+
+/// A value for as long as the process lasts: of what is bounded in number.
+pub fn lasting(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from_static(text.leak().as_bytes()))
+        .unwrap_or(HeaderValue::from_static(""))
+}
+
+const ROW: usize = 64;
+
+const ROWS: usize = 64;
 
 /// Values, each in the one place that its number has.
 type Table = RefCell<[Option<(u32, HeaderValue)>; PLACES]>;
@@ -115,6 +168,26 @@ mod tests {
             b"private,max-age=60",
         ] {
             assert_eq!(read_max_age(&value(other)), None, "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_lasts_is_made_once_for_each_number_below_the_bound_and_for_no_other() {
+        static DOUBLE: Lasting = Lasting::of(|number| (2 * number).to_string());
+        for number in 0..Lasting::BOUND {
+            let (one, again) = (DOUBLE.get(number).unwrap(), DOUBLE.get(number).unwrap());
+            assert_eq!(one, (2 * number).to_string());
+            assert_eq!(one.as_bytes().as_ptr(), again.as_bytes().as_ptr());
+        }
+        for number in [Lasting::BOUND, u64::MAX] {
+            assert_eq!(DOUBLE.get(number), None);
+        }
+    }
+
+    #[test]
+    fn a_lifetime_at_the_bound_is_shown_like_one_below() {
+        for seconds in [0, 63, 64, 4095, 4096, 4097, u32::MAX] {
+            assert_eq!(max_age(seconds), format!("private, max-age={seconds}"));
         }
     }
 

@@ -186,11 +186,11 @@ fn present<B>(
     let (status, mut fields, part) = shown.of_response(stored, inbound.into_reply_fields());
     // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
-        fields.insert(AGE, values::make(|out| policy::write_age(age, out)));
+        fields.insert(AGE, values::age(age));
     }
     if reply.forward.is_some() || reply.is_from_cache() {
         let status = reply.cache_status(age);
-        policy::append_member(&mut fields, values::make(|out| status.write(NAME, out)));
+        policy::append_member(&mut fields, values::cache_status(&status));
     }
     let record = telemetry::Reply {
         status,

@@ -11,7 +11,7 @@
 //! came, and once it has found its route),
 //! [`fetch`], [`exchange`] and [`landing`] (a flight, its asking, and what it brings), [`head`] (a HEAD that goes alone), [`forward`] (straight upstream), [`effect`]
 //! (what a write makes old), [`compose`] and [`keep`] (an
-//! upstream's answer made presentable, and judged), [`reply`], [`problem`] and [`content`] (what goes out),
+//! upstream's answer made presentable, and judged), [`reply`], [`problem`] and [`content`] (what goes out), [`rates`] and [`values`] (fields of it),
 //! [`account`] and [`observe`] (what is told of it); [`current`] (how one configuration follows another); [`session`] and [`forwarded`] (what a connection is remembered by, and whom it speaks for); [`interim`] (what comes ahead of it), [`purge`] (what operators end), [`sweep`] (what has ended by itself).
 //!
 //! *Why not layers:* the order of the stages is the policy; here it is the order of the lines.
@@ -69,6 +69,7 @@ mod observe;
 mod plan;
 mod problem;
 mod purge;
+mod rates;
 mod reply;
 mod session;
 mod sweep;

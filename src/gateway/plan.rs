@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
-
+use super::rates::Told;
 use crate::cache::policy::{Heuristic, Partition, Rules};
-use crate::config::{CachePolicy, CallerMode, Config, Rate, SecretsMode};
+use crate::config::{CachePolicy, CallerMode, Config, SecretsMode};
 use crate::route::Route;
 use crate::telemetry::Rarely;
 use crate::upstream::Upstreams;
@@ -34,8 +33,8 @@ pub(super) struct Plan {
     /// Whether another configuration took its place; shared by all plans of a route that are alike in
     /// `made_under`.
     superseded: Arc<AtomicBool>,
-    /// The `RateLimit-Policy` field of its replies.
-    pub(super) rate_policy: Option<HeaderValue>,
+    /// What its replies say of the caller's rate.
+    pub(super) told: Option<Told>,
     /// When a failure of its upstream was last told.
     pub(super) failures: Rarely,
     /// When a body of it that can't be proven masked was last told.
@@ -58,7 +57,7 @@ impl Plan {
             jitter: policy.jitter,
             made_under: made_under(route, policy, config, masker),
             superseded: Arc::default(),
-            rate_policy: route.config.rate.or(config.limits.caller).and_then(rate_policy),
+            told: route.config.rate.or(config.limits.caller).map(Told::of),
             failures: Rarely::new(),
             unproven: Rarely::new(),
             skew: Rarely::new(),
@@ -138,12 +137,6 @@ fn made_under(route: &Route, policy: &CachePolicy, config: &Config, masker: u64)
     let digest = hash.finalize();
     let (first, _) = digest.as_bytes().split_first_chunk().unwrap_or((&[0; 8], &[]));
     u64::from_le_bytes(*first)
-}
-
-/// `"caller";q=BURST;w=SECONDS` (draft-ietf-httpapi-ratelimit-headers §3).
-fn rate_policy(rate: Rate) -> Option<HeaderValue> {
-    let window = rate.burst.div_ceil(rate.per_second.max(1)).max(1);
-    HeaderValue::from_str(&format!("\"caller\";q={};w={window}", rate.burst)).ok()
 }
 
 /// Changes when the lists of fields that pass do.

@@ -14,7 +14,7 @@ use http_body_util::Full;
 use super::content::Content;
 use super::inbound::{Inbound, Payload};
 use super::landing::{Landed, Origin, TripFacts};
-use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse, write_rate_limit};
+use super::problem::{RATELIMIT, RATELIMIT_POLICY, refuse};
 use super::values;
 use super::{Account, Gateway};
 use crate::cache::Status;
@@ -160,17 +160,13 @@ impl Gateway {
         // A refusal tells of the limit that refused.
         let told = record.error.is_some() && fields.contains_key(RATELIMIT);
         if let Some(quota) = account.quota.filter(|_| !told) {
-            if let Some(policy) = account.route.and_then(|route| self.rate_policy(route)) {
-                fields.insert(RATELIMIT_POLICY, policy);
+            let plan = account.route.and_then(|route| self.0.follows.plans.get(route));
+            if let Some(told) = plan.and_then(|plan| plan.told.as_ref()) {
+                fields.insert(RATELIMIT_POLICY, told.policy());
+                fields.insert(RATELIMIT, told.left(&quota));
             }
-            let left = values::make(|out| write_rate_limit("caller", &quota, out));
-            fields.insert(RATELIMIT, left);
         }
         (response, record)
-    }
-
-    fn rate_policy(&self, route: usize) -> Option<HeaderValue> {
-        self.0.follows.plans.get(route).and_then(|plan| plan.rate_policy.clone())
     }
 }
 

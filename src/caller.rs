@@ -8,6 +8,7 @@
 //! 3. Equal tokens are one caller however their field was spelled (`bearer`, more spaces): the digest is
 //!    over the token alone, and so is what goes upstream.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -22,11 +23,11 @@ use crate::alphabet::{Alphabet, hex_pair};
 
 /// An identified caller: the token it may spend, and the digest it is known by.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Caller<'a> {
     /// Known everywhere by this.
     pub id: CallerId,
-    /// Spent on the exchange, or moved into the flight it began.
-    pub token: Token,
+    /// Spent on the exchange, or on the flight it began, which has a copy.
+    pub token: Token<'a>,
 }
 
 /// Digest key of the process, or of the fleet when it comes from a file.
@@ -56,22 +57,28 @@ impl Callers {
     ///
     /// # Errors
     /// What was wrong with its `Authorization`, never what was in it.
-    pub fn identify(&self, fields: &HeaderMap, last: &LastCaller) -> Result<Caller, CallerError> {
+    pub fn identify<'a>(
+        &self,
+        fields: &'a HeaderMap,
+        last: &LastCaller,
+    ) -> Result<Caller<'a>, CallerError> {
         let mut values = fields.get_all(AUTHORIZATION).iter();
         let value = values.next().ok_or(CallerError::Missing)?;
         if values.next().is_some() {
             return Err(CallerError::Repeated);
         }
         let mut last = last.0.lock();
-        if let Some(known) = last.as_ref().filter(|known| known.token.0 == *value) {
-            return Ok(known.clone());
+        if let Some(known) = last.as_ref().filter(|known| *known.token.0 == *value) {
+            return Ok(Caller { id: known.id, token: Token(Cow::Borrowed(value)) });
         }
         let token = Token::parse(value)?;
         let caller = Caller { id: self.digest(token.bytes()), token };
         // A field that is spelled otherwise than ours would never be found the same.
-        let canonical = caller.token.0 == *value;
-        *last =
-            canonical.then(|| Caller { id: caller.id, token: Token(caller.token.authorization()) });
+        let canonical = matches!(caller.token.0, Cow::Borrowed(_));
+        *last = canonical.then(|| {
+            let own = Token(Cow::Owned(caller.token.authorization()));
+            Caller { id: caller.id, token: own }
+        });
         Ok(caller)
     }
 
@@ -87,7 +94,7 @@ impl Callers {
 
 /// Who asked last over a connection. It forgets a token when another comes, and when the connection ends.
 #[derive(Debug, Default)]
-pub struct LastCaller(Mutex<Option<Caller>>);
+pub struct LastCaller(Mutex<Option<Caller<'static>>>);
 
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,16 +147,17 @@ impl fmt::Debug for CallerId {
     }
 }
 
-/// A bearer token as the field value that goes upstream; dies with the exchange or flight it pays for.
+/// A bearer token as the field value that goes upstream; the request's own where it is spelled so, whose holders a hit
+/// need not count.
 #[derive(Clone)]
-pub struct Token(HeaderValue);
+pub struct Token<'a>(Cow<'a, HeaderValue>);
 
-impl Token {
+impl<'a> Token<'a> {
     /// The token in an `Authorization` field: RFC 6750's `b64token`, 1 to [`Token::MAX`] characters.
     ///
     /// # Errors
     /// [`CallerError::Malformed`] for another scheme or other characters, [`CallerError::TooLong`].
-    pub fn parse(value: &HeaderValue) -> Result<Self, CallerError> {
+    pub fn parse(value: &'a HeaderValue) -> Result<Self, CallerError> {
         let bytes = value.as_bytes();
         let (scheme, rest) = bytes.split_at_checked(SCHEME.len()).ok_or(CallerError::Malformed)?;
         if !scheme.eq_ignore_ascii_case(SCHEME) || rest.first() != Some(&b' ') {
@@ -163,9 +171,7 @@ impl Token {
             return Err(CallerError::Malformed);
         }
         let canonical = scheme == SCHEME && rest.len() == token.len() + 1;
-        let mut value = if canonical { value.clone() } else { bearer(token)? };
-        value.set_sensitive(true);
-        Ok(Self(value))
+        Ok(Self(if canonical { Cow::Borrowed(value) } else { Cow::Owned(bearer(token)?) }))
     }
 
     /// Most characters of a token.
@@ -174,8 +180,8 @@ impl Token {
     /// The `Authorization` field that spends it, in memory of its own: a parsed one shares the whole
     /// read buffer of its connection, which a waiting fetch must not hold.
     pub fn authorization(&self) -> HeaderValue {
-        let mut value =
-            HeaderValue::from_bytes(self.0.as_bytes()).unwrap_or_else(|_impossible| self.0.clone());
+        let mut value = HeaderValue::from_bytes(self.0.as_bytes())
+            .unwrap_or_else(|_impossible| HeaderValue::clone(&self.0));
         value.set_sensitive(true);
         value
     }
@@ -200,7 +206,7 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Token<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
@@ -248,10 +254,14 @@ const SCHEME: &[u8] = b"Bearer";
 mod tests {
     use super::*;
 
-    fn identify(value: &str) -> Result<Caller, CallerError> {
+    fn identify(value: &str) -> Result<Caller<'static>, CallerError> {
         let mut fields = HeaderMap::new();
         fields.insert(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        Callers::from_secret(b"of a test").identify(&fields, &LastCaller::default())
+        Callers::from_secret(b"of a test").identify(&fields, &LastCaller::default()).map(own)
+    }
+
+    fn own(caller: Caller<'_>) -> Caller<'static> {
+        Caller { id: caller.id, token: Token(Cow::Owned(caller.token.0.into_owned())) }
     }
 
     #[test]
@@ -316,7 +326,7 @@ mod tests {
         let asks = |value: &'static str| {
             let mut fields = HeaderMap::new();
             fields.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            callers.identify(&fields, &last)
+            callers.identify(&fields, &last).map(own)
         };
         for value in ["Bearer a", "Bearer a", "Bearer b", "bearer a", "Bearer a", "Bearer ab"] {
             let (found, alone) = (asks(value).unwrap(), identify(value).unwrap());
@@ -334,6 +344,20 @@ mod tests {
         let a = Callers::from_secret(b"a").identify(&fields, &LastCaller::default()).unwrap();
         let b = Callers::from_secret(b"b").identify(&fields, &LastCaller::default()).unwrap();
         assert_ne!(a.id, b.id);
+    }
+
+    #[test]
+    fn what_goes_upstream_is_a_copy_that_is_marked_and_what_a_hit_has_is_the_requests_own() {
+        let (callers, last) = (Callers::from_secret(b"of a test"), LastCaller::default());
+        for (value, own) in [("Bearer a", true), ("Bearer a", true), ("bearer  a", false)] {
+            let mut fields = HeaderMap::new();
+            fields.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            let token = callers.identify(&fields, &last).unwrap().token;
+            assert_eq!(matches!(token.0, Cow::Borrowed(_)), own, "{value}");
+            let sent = token.authorization();
+            assert!(sent == "Bearer a" && sent.is_sensitive());
+            assert_ne!(sent.as_bytes().as_ptr(), fields[AUTHORIZATION].as_bytes().as_ptr());
+        }
     }
 
     #[test]

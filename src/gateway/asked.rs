@@ -21,7 +21,7 @@ pub(super) struct Asked<'a, 't, B> {
 
 impl<'a, B> Asked<'a, '_, B> {
     /// What it is filed under.
-    pub(super) fn key(&self, caller: Option<&Caller>) -> KeyRef<'a> {
+    pub(super) fn key(&self, caller: Option<&Caller<'_>>) -> KeyRef<'a> {
         KeyRef {
             owner: caller.map_or(Owner::Open, |caller| Owner::Caller(caller.id)),
             route: self.matched.route.id,

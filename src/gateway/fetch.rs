@@ -59,7 +59,7 @@ impl Gateway {
         &self,
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         prior: Option<Held>,
         why: Forward,
     ) -> Result<Reply, Error> {
@@ -107,7 +107,7 @@ impl Gateway {
         &self,
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         prior: Option<Held>,
         cause: Cause,
     ) -> Job {

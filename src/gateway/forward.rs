@@ -53,7 +53,7 @@ impl Gateway {
     pub(super) async fn forward<B: Payload>(
         &self,
         asked: Asked<'_, '_, B>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         why: Forward,
     ) -> Result<Reply, Error> {
         asked.account.forward = Some(why);
@@ -76,7 +76,7 @@ impl Gateway {
     pub(super) fn last_recipient<B>(
         &self,
         asked: &Asked<'_, '_, B>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
     ) -> Reply {
         let owner = caller.map(|caller| caller.id);
         let allow = allow(asked.matched.route.config.methods.named());
@@ -107,7 +107,7 @@ impl Gateway {
     fn errand<B>(
         &self,
         asked: &Asked<'_, '_, B>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         body: Bytes,
         intake: Intake,
     ) -> Errand {
@@ -142,7 +142,7 @@ impl Gateway {
     pub(super) fn fields_sent<B>(
         &self,
         asked: &Asked<'_, '_, B>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
     ) -> Outbound {
         let (inbound, route) = (asked.inbound, asked.matched.route);
         let client = inbound.fields();

@@ -267,7 +267,7 @@ impl Gateway {
         &self,
         asked: &Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         prior: Held,
     ) {
         let job = self.job(asked, key, caller, Some(prior), Cause::Refresh);
@@ -279,7 +279,7 @@ impl Gateway {
         &self,
         asked: Asked<'_, '_, B>,
         key: &KeyRef<'_>,
-        caller: Option<&Caller>,
+        caller: Option<&Caller<'_>>,
         prior: Held,
     ) -> Result<Reply, Error> {
         let (selecting, made_under) = (asked.selecting(), asked.plan.made_under);
@@ -318,12 +318,12 @@ impl Gateway {
     }
 
     /// Who asks, where the route wants to know.
-    fn identify<B>(
+    fn identify<'a, B>(
         &self,
-        inbound: &Inbound<'_, B>,
+        inbound: &'a Inbound<'_, B>,
         session: &Session,
         matched: &Match<'_>,
-    ) -> Result<Option<Caller>, Error> {
+    ) -> Result<Option<Caller<'a>>, Error> {
         if !matched.route.wants_token() {
             return Ok(None);
         }
@@ -340,7 +340,7 @@ impl Gateway {
         if in_flight > self.0.follows.requests { Err(Error::Overloaded) } else { Ok(()) }
     }
 
-    fn admit(&self, caller: &Caller, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
+    fn admit(&self, caller: &Caller<'_>, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
         let admitted = self.0.follows.limits.admit(&caller.id, usize::from(matched.route.id));
         self.note_decision(Limiter::Caller, admitted.is_ok());
         Ok(admitted?)

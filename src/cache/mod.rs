@@ -17,7 +17,7 @@ use crate::clock::Now;
 use entries::Entries;
 use generation::{Generations, Scope, Stamp, Strength, Verdict};
 use policy::{Forward, Freshness, NotStored};
-use stored::{CacheKey, Held, KeyRef, Owner};
+use stored::{CacheKey, KeyRef, Owner};
 use sweep::Sweep;
 
 mod ends;
@@ -33,6 +33,8 @@ mod slot;
 pub mod stored;
 pub mod sweep;
 pub mod times;
+
+pub use slot::Held;
 
 /// The store of answers.
 #[derive(Debug)]

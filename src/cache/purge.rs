@@ -65,7 +65,7 @@ impl Cache {
             let of_it =
                 slot.count(|stamp| stamp.is_of(scope) && self.verdict(stamp) != Verdict::Current);
             ended += of_it;
-            strength == Strength::Soft || of_it < slot.variants().count()
+            strength == Strength::Soft || of_it < slot.variants().len()
         });
         ended
     }
@@ -73,7 +73,7 @@ impl Cache {
 
 impl Slot {
     fn count(&self, of: impl Fn(&super::Stamp) -> bool) -> usize {
-        self.variants().filter(|stored| of(&stored.stamp)).count()
+        self.variants().iter().filter(|stored| of(&stored.stamp)).count()
     }
 }
 

@@ -80,9 +80,6 @@ pub enum Owner {
     Open,
 }
 
-/// A stored response in the hands of its readers; without weak ones, which would take eight bytes of each entry.
-pub type Held = triomphe::Arc<Stored>;
-
 /// A stored response (RFC 9111 §3), or one that just landed and is on its way to its readers.
 #[derive(Clone, Debug)]
 pub struct Stored {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use crate::cache::stored::Held;
+use crate::cache::Held;
 
 /// What a response carries: the body of what is stored, a part of it, or our own words.
 #[derive(Clone, Debug)]

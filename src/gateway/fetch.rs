@@ -26,8 +26,8 @@ use super::{Asked, Gateway};
 use crate::cache::flight::{Publisher, Role, Ticket};
 use crate::cache::generation::{Stamp, Verdict};
 use crate::cache::policy::{self, Forward, NotStored, Validators};
-use crate::cache::stored::{CacheKey, Held, KeyRef, Owner, Stored};
-use crate::cache::{Invalidation, Lookup, Source};
+use crate::cache::stored::{CacheKey, KeyRef, Owner, Stored};
+use crate::cache::{Held, Invalidation, Lookup, Source};
 use crate::caller::{Caller, CallerId};
 use crate::error::Error;
 use crate::telemetry::Cause;
@@ -301,8 +301,7 @@ impl Job {
             }
             // On an open route who waits may see no more of it than who would have found it stored.
             if stored.owner() != Owner::Open {
-                drop(shared);
-                stored = disowned(stored);
+                stored = disowned(&stored);
                 shared = Held::clone(&stored);
             }
         }

@@ -12,10 +12,11 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::compose::{Composed, OWN_TARGET};
 use super::fetch::Job;
+use crate::cache::Held;
 use crate::cache::fields::{About, Fields, Terms, detached};
 use crate::cache::generation::Stamp;
 use crate::cache::policy::{self, Life, NotStored, Validators, Variant};
-use crate::cache::stored::{Held, KeyRef, Owner, Stored, Unshown};
+use crate::cache::stored::{KeyRef, Owner, Stored, Unshown};
 use crate::cache::times::{Times, Windows};
 use crate::caller::CallerId;
 use crate::clock::Now;
@@ -132,15 +133,9 @@ fn own_validators(validators: &Validators) -> Validators {
 }
 
 /// An answer that could not be kept after all: a client's own cache must not keep it either.
-pub(super) fn disowned(stored: Held) -> Held {
-    match Held::try_unwrap(stored) {
-        Ok(stored) if stored.owner() != Owner::Open => {
-            let fields = stored.lines().with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
-            Held::new(Stored { fields, ..stored })
-        }
-        Ok(stored) => Held::new(stored),
-        Err(shared) => shared,
-    }
+pub(super) fn disowned(stored: &Stored) -> Held {
+    let fields = stored.lines().with(&CACHE_CONTROL, cache_control(&UNKEPT, false));
+    Held::new(Stored { fields, ..stored.clone() })
 }
 
 /// The whole lifetime; the client subtracts the `Age` beside it (RFC 9111 §4.2.3).

@@ -14,8 +14,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::Asked;
+use crate::cache::Held;
 use crate::cache::policy::{Freshness, NotStored};
-use crate::cache::stored::{Held, Owner};
+use crate::cache::stored::Owner;
 use crate::error::Error;
 use crate::telemetry::Cause;
 use crate::upstream::{Answer, Sent, Trip};

@@ -1,4 +1,5 @@
 //! Metric families with their handles kept: what is counted per request is an index, never a label lookup.
+//! Those that every request moves are in [`tallied`](crate::telemetry::tallied).
 //!
 //! *Invariants*
 //! 1. Every series that can occur is made when its family is, and reads 0 until something happens.
@@ -42,28 +43,6 @@ impl<L: Label> Counters<L> {
     pub fn catch_up(&self, value: L, total: u64) {
         if let Some(handle) = self.handles.get(value.index()) {
             catch_up(handle, total);
-        }
-    }
-}
-
-/// One counter per pair of two closed labels.
-#[derive(Clone, Debug)]
-pub struct PairCounters<A, B> {
-    handles: Vec<IntCounter>,
-    labels: PhantomData<(A, B)>,
-}
-
-impl<A: Label, B: Label> PairCounters<A, B> {
-    pub(crate) fn new(vec: &IntCounterVec) -> Self {
-        let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
-        let handles = pairs.map(|(a, b)| vec.with_label_values(&[a.as_str(), b.as_str()]));
-        Self { handles: handles.collect(), labels: PhantomData }
-    }
-
-    /// Counts one.
-    pub fn inc(&self, a: A, b: B) {
-        if let Some(handle) = self.handles.get(a.index() * B::ALL.len() + b.index()) {
-            handle.inc();
         }
     }
 }
@@ -140,27 +119,6 @@ impl<L: Label> RouteCounters<L> {
         match handles.get(value.index()) {
             Some(Some(handle)) => handle.inc(),
             _ => self.vec.with_label_values(&[&**name, value.as_str()]).inc(),
-        }
-    }
-}
-
-/// One histogram per value of a closed label.
-#[derive(Clone, Debug)]
-pub struct Histograms<L> {
-    handles: Vec<Histogram>,
-    label: PhantomData<L>,
-}
-
-impl<L: Label> Histograms<L> {
-    pub(crate) fn new(vec: &HistogramVec) -> Self {
-        let handles = L::ALL.iter().map(|value| vec.with_label_values(&[value.as_str()]));
-        Self { handles: handles.collect(), label: PhantomData }
-    }
-
-    /// Observes one value, in the histogram's unit.
-    pub fn observe(&self, value: L, amount: f64) {
-        if let Some(handle) = self.handles.get(value.index()) {
-            handle.observe(amount);
         }
     }
 }

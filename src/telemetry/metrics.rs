@@ -4,21 +4,23 @@
 //! 1. A field `x` is the metric `unitgate_x`, and its doc comment is the help text: [`help`] reads it from
 //!    this very file, so that the two cannot drift; a test compares them in a scrape.
 //! 2. Every series that can occur reads 0 from the start.
-//! 3. Counting on the request path is an index and an atomic addition: no lookup, no lock.
+//! 3. Counting on the request path is an index and an addition: no lookup, no lock. What every request moves is
+//!    counted by each thread for itself ([`tally`](crate::telemetry::tally)), all else is an atomic.
 //!
 //! *Why not the default registry:* it is a global; two gateways in one test process would share it.
 
 use std::time::Duration;
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::telemetry::families::{
-    Counters, Gauges, Histograms, NamedCounters, PairCounters, RouteCounters, UpstreamGauges,
-    UpstreamHistograms, UpstreamNamedCounters, catch_up,
+    Counters, Gauges, NamedCounters, RouteCounters, UpstreamGauges, UpstreamHistograms,
+    UpstreamNamedCounters, catch_up,
 };
 use crate::telemetry::labels::{Cause, Decision, Eviction, Limiter, Log, Outcome, StaleWindow};
 use crate::telemetry::registrar::Registrar;
 use crate::telemetry::requests::RequestCounters;
+use crate::telemetry::tallied::{Histograms, PairCounters, TalliedGauge, TalliedHistogram};
 use crate::telemetry::vocabulary::{RouteLabels, Vocabulary};
 
 /// What the process counts. A field `x` is the metric `unitgate_x`.
@@ -30,7 +32,7 @@ pub struct Metrics {
     /// Time from a request's head to its answer's hand-over to the connection.
     pub request_duration_seconds: Histograms<Outcome>,
     /// Requests begun and not ended.
-    pub requests_in_flight: IntGauge,
+    pub requests_in_flight: TalliedGauge,
     /// Requests that ended in an error of ours, by its stable code.
     pub errors_total: NamedCounters,
     /// Requests sent upstream; each has one cause.
@@ -72,7 +74,7 @@ pub struct Metrics {
     /// Upstream answers that were not stored, by reason.
     pub cache_not_stored_total: NamedCounters,
     /// Age of stored answers when they were served.
-    pub cache_served_age_seconds: Histogram,
+    pub cache_served_age_seconds: TalliedHistogram,
     /// Stale answers served, by the window that allowed it.
     pub cache_stale_served_total: Counters<StaleWindow>,
     /// Requests answered by an upstream request that another one had begun.
@@ -118,7 +120,7 @@ impl Metrics {
         Ok(Self {
             requests_total: r.requests("requests_total")?,
             request_duration_seconds: r.histograms("request_duration_seconds", "outcome")?,
-            requests_in_flight: r.gauge("requests_in_flight")?,
+            requests_in_flight: r.tallied_gauge("requests_in_flight")?,
             errors_total: r.named("errors_total", "code", &words.errors)?,
             upstream_requests_total: r.by_route("upstream_requests_total", "cause")?,
             upstream_request_duration_seconds: r
@@ -156,7 +158,7 @@ impl Metrics {
                 "reason",
                 &words.not_stored,
             )?,
-            cache_served_age_seconds: r.histogram("cache_served_age_seconds", &AGES)?,
+            cache_served_age_seconds: r.tallied_histogram("cache_served_age_seconds", &AGES)?,
             cache_stale_served_total: r.counters("cache_stale_served_total", "window")?,
             cache_coalesced_total: r.counter("cache_coalesced_total")?,
             masked_fields_total: r.counter("masked_fields_total")?,

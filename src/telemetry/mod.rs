@@ -3,7 +3,8 @@
 //! *Invariants*
 //! 1. Every request that began is recorded exactly once, in one class ([`Exchange`]).
 //! 2. No token, no key, no body reaches a line or a label; a target only through a [`TargetView`].
-//! 3. Nothing here makes a request wait: counters are atomics, lines go to a bounded buffer.
+//! 3. Nothing here makes a request wait: each thread counts for itself what all requests move, other counters are
+//!    atomics, lines go to a bounded buffer.
 //!
 //! *Why two logs with one output:* an access line through `tracing` costs more than the rest of a hit,
 //! so it is written by hand; everything rarer is a `tracing` event. Both look alike and keep their order.
@@ -17,6 +18,8 @@ mod line;
 mod metrics;
 mod registrar;
 mod requests;
+mod tallied;
+mod tally;
 mod vocabulary;
 mod writer;
 
@@ -34,12 +37,13 @@ pub use access::TargetView;
 pub use diagnostics::Rarely;
 pub use exchange::{Arrival, Exchange, Reply};
 pub use families::{
-    Counters, Gauges, Histograms, NamedCounters, PairCounters, RouteCounters, UpstreamGauges,
-    UpstreamHistograms, UpstreamNamedCounters,
+    Counters, Gauges, NamedCounters, RouteCounters, UpstreamGauges, UpstreamHistograms,
+    UpstreamNamedCounters,
 };
 pub use labels::{Cause, Class, Decision, Eviction, Label, Limiter, Log, Outcome, StaleWindow};
 pub use metrics::Metrics;
 pub use requests::RequestCounters;
+pub use tallied::{Histograms, PairCounters, TalliedGauge, TalliedHistogram};
 pub use vocabulary::{RouteLabels, Vocabulary};
 pub use writer::Lines;
 

@@ -2,20 +2,23 @@
 //!
 //! *Invariant:* what is made here is in the scrape, under `unitgate_` and its field's name.
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Describer};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use crate::telemetry::families::{
-    Counters, Gauges, Histograms, NamedCounters, PairCounters, RouteCounters, UpstreamGauges,
-    UpstreamHistograms, UpstreamNamedCounters,
+    Counters, Gauges, NamedCounters, RouteCounters, UpstreamGauges, UpstreamHistograms,
+    UpstreamNamedCounters,
 };
 use crate::telemetry::labels::{Cause, Label};
 use crate::telemetry::metrics::help;
 use crate::telemetry::requests::RequestCounters;
+use crate::telemetry::tallied::{
+    Family, Histograms, PairCounters, Tallied, TalliedGauge, TalliedHistogram,
+};
 use crate::telemetry::vocabulary::RouteLabels;
 
 /// A registry, and the routes that its series are made for.
@@ -50,9 +53,16 @@ impl<'a> Registrar<'a> {
         self.register(Gauge::with_opts(opts(name)?)?)
     }
 
-    pub(crate) fn histogram(&self, name: &str, bounds: &[f64]) -> prometheus::Result<Histogram> {
-        let opts = HistogramOpts::from(opts(name)?).buckets(bounds.to_vec());
-        self.register(Histogram::with_opts(opts)?)
+    pub(crate) fn tallied_gauge(&self, name: &str) -> prometheus::Result<TalliedGauge> {
+        self.tallied(name, &[], TalliedGauge::new())
+    }
+
+    pub(crate) fn tallied_histogram(
+        &self,
+        name: &str,
+        bounds: &[f64],
+    ) -> prometheus::Result<TalliedHistogram> {
+        self.tallied(name, &[], TalliedHistogram::new(bounds))
     }
 
     pub(crate) fn build_info(&self, name: &str) -> prometheus::Result<IntGauge> {
@@ -76,7 +86,7 @@ impl<'a> Registrar<'a> {
         name: &str,
         labels: [&str; 2],
     ) -> prometheus::Result<PairCounters<A, B>> {
-        Ok(PairCounters::new(&self.counter_vec(name, &labels)?))
+        self.tallied(name, &labels, PairCounters::new())
     }
 
     pub(crate) fn named(
@@ -89,8 +99,8 @@ impl<'a> Registrar<'a> {
     }
 
     pub(crate) fn requests(&self, name: &str) -> prometheus::Result<RequestCounters> {
-        let vec = self.counter_vec(name, &["route", "method", "status", "outcome"])?;
-        Ok(RequestCounters::new(vec, self.routes))
+        let labels = ["route", "method", "status", "outcome"];
+        self.tallied(name, &labels, RequestCounters::new(self.routes))
     }
 
     pub(crate) fn by_route(
@@ -107,7 +117,7 @@ impl<'a> Registrar<'a> {
         name: &str,
         label: &str,
     ) -> prometheus::Result<Histograms<L>> {
-        Ok(Histograms::new(&self.latencies(name, label)?))
+        self.tallied(name, &[label], Histograms::new(&LATENCIES))
     }
 
     pub(crate) fn gauges<L: Label>(
@@ -119,7 +129,9 @@ impl<'a> Registrar<'a> {
     }
 
     pub(crate) fn upstream_histograms(&self, name: &str) -> prometheus::Result<UpstreamHistograms> {
-        Ok(UpstreamHistograms::new(self.latencies(name, "upstream")?, self.routes))
+        let opts = HistogramOpts::from(opts(name)?).buckets(LATENCIES.to_vec());
+        let vec = self.register(HistogramVec::new(opts, &["upstream"])?)?;
+        Ok(UpstreamHistograms::new(vec, self.routes))
     }
 
     pub(crate) fn upstream_gauges(&self, name: &str) -> prometheus::Result<UpstreamGauges> {
@@ -141,9 +153,16 @@ impl<'a> Registrar<'a> {
         self.register(IntCounterVec::new(opts(name)?, labels)?)
     }
 
-    fn latencies(&self, name: &str, label: &str) -> prometheus::Result<HistogramVec> {
-        let opts = HistogramOpts::from(opts(name)?).buckets(LATENCIES.to_vec());
-        self.register(HistogramVec::new(opts, &[label])?)
+    fn tallied<F: Family + Clone>(
+        &self,
+        name: &str,
+        labels: &[&str],
+        family: F,
+    ) -> prometheus::Result<F> {
+        let labels = labels.iter().copied().map(str::to_owned).collect();
+        let desc = opts(name)?.variable_labels(labels).describe()?;
+        self.registry.register(Box::new(Tallied { desc, family: family.clone() }))?;
+        Ok(family)
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {

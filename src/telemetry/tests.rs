@@ -539,3 +539,64 @@ fn lines_that_found_no_room_are_in_the_scrape() {
     assert!(telemetry.flush(Duration::from_secs(10)));
     assert_eq!(series(&telemetry)[r#"unitgate_log_lines_dropped_total{log="access"}"#], 1.0);
 }
+
+#[test]
+fn two_gateways_in_one_process_do_not_share_counts() {
+    let (one, other) = (quiet(), quiet());
+    let before = series(&other);
+    let clock = Clock::steered(Duration::ZERO);
+    let hit =
+        Reply { age: Some(Duration::from_secs(7)), ..reply(200, Outcome::Cache(Status::Hit)) };
+    one.begin(arrival(&clock)).end(hit);
+    one.metrics.limiter_decisions_total.inc(Limiter::Caller, Decision::Admitted);
+    let _under_way = one.begin(arrival(&clock));
+    let ours = |series: BTreeMap<String, f64>| -> Vec<_> {
+        series.into_iter().filter(|(name, _)| name.starts_with("unitgate_")).collect()
+    };
+    assert_eq!(ours(series(&other)), ours(before));
+    assert_eq!(one.metrics.requests_in_flight.get(), 1);
+}
+
+#[test]
+fn a_request_that_ends_on_another_thread_is_counted_once_and_is_not_in_flight() {
+    let telemetry = quiet();
+    let clock = Clock::steered(Duration::ZERO);
+    let exchange = telemetry.begin(arrival(&clock));
+    let elsewhere = || exchange.end(reply(200, Outcome::Cache(Status::Hit)));
+    std::thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap();
+    let series = series(&telemetry);
+    assert_eq!(sum(&series, "unitgate_requests_in_flight"), 0.0);
+    assert_eq!(sum(&series, "unitgate_requests_total{"), 1.0);
+    assert_eq!(sum(&series, "unitgate_request_duration_seconds_count{"), 1.0);
+}
+
+#[test]
+fn requests_under_an_old_and_a_new_route_table_are_counted_in_the_same_series() {
+    let old = quiet();
+    let log = log(AccessLog::Off, LogFormat::Json);
+    let mut routes = routes();
+    routes.reverse();
+    let new = old.under(&log, &routes, None);
+    let hit = Outcome::Cache(Status::Hit);
+    old.metrics.requests_total.inc(Some(0), &Method::GET, Class::Success, hit);
+    new.metrics.requests_total.inc(Some(1), &Method::GET, Class::Success, hit);
+    let gone = new.under(&log, &[], None);
+    old.metrics.requests_total.inc(Some(0), &Method::GET, Class::Success, hit);
+    let name = r#"unitgate_requests_total{method="GET",outcome="hit",route="list",status="2xx"}"#;
+    for telemetry in [&old, &new, &gone] {
+        assert_eq!(series(telemetry)[name], 3.0);
+    }
+    let foreseen = |telemetry: &Telemetry| telemetry.metrics.requests_total.foreseen();
+    assert_eq!((foreseen(&old), foreseen(&new), foreseen(&gone)), (3, 3, 0));
+}
+
+#[test]
+fn a_combination_that_nobody_foresaw_gets_its_series_when_it_occurs() {
+    let telemetry = quiet();
+    let name = r#"unitgate_requests_total{method="POST",outcome="hit",route="write",status="2xx"}"#;
+    assert_eq!(series(&telemetry).get(name), None);
+    let hit = Outcome::Cache(Status::Hit);
+    telemetry.metrics.requests_total.inc(Some(1), &Method::POST, Class::Success, hit);
+    assert_eq!(series(&telemetry)[name], 1.0);
+    assert_eq!(telemetry.metrics.requests_total.foreseen(), 0);
+}

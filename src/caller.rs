@@ -22,12 +22,25 @@ use parking_lot::Mutex;
 use crate::alphabet::{Alphabet, hex_pair};
 
 /// An identified caller: the token it may spend, and the digest it is known by.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Caller<'a> {
     /// Known everywhere by this.
     pub id: CallerId,
-    /// Spent on the exchange, or on the flight it began, which has a copy.
-    pub token: Token<'a>,
+    /// The token's; the request's own where it is spelled so, whose holders a hit need not count.
+    field: Cow<'a, HeaderValue>,
+}
+
+impl Caller<'_> {
+    /// Spent on the exchange, or moved into the flight it began.
+    pub fn token(&self) -> Token {
+        Token::of(HeaderValue::clone(&self.field))
+    }
+}
+
+impl fmt::Debug for Caller<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Caller").field(&self.id).finish_non_exhaustive()
+    }
 }
 
 /// Digest key of the process, or of the fleet when it comes from a file.
@@ -68,18 +81,16 @@ impl Callers {
             return Err(CallerError::Repeated);
         }
         let mut last = last.0.lock();
-        if let Some(known) = last.as_ref().filter(|known| *known.token.0 == *value) {
-            return Ok(Caller { id: known.id, token: Token(Cow::Borrowed(value)) });
+        if let Some(known) = last.as_ref().filter(|known| *known.field == *value) {
+            return Ok(Caller { id: known.id, field: Cow::Borrowed(value) });
         }
         let token = Token::parse(value)?;
-        let caller = Caller { id: self.digest(token.bytes()), token };
+        let id = self.digest(token.bytes());
         // A field that is spelled otherwise than ours would never be found the same.
-        let canonical = matches!(caller.token.0, Cow::Borrowed(_));
-        *last = canonical.then(|| {
-            let own = Token(Cow::Owned(caller.token.authorization()));
-            Caller { id: caller.id, token: own }
-        });
-        Ok(caller)
+        let canonical = token.0 == *value;
+        *last = canonical.then(|| Caller { id, field: Cow::Owned(token.authorization()) });
+        let field = if canonical { Cow::Borrowed(value) } else { Cow::Owned(token.0) };
+        Ok(Caller { id, field })
     }
 
     /// A keyed digest of anything else that a log should match but not show.
@@ -147,17 +158,16 @@ impl fmt::Debug for CallerId {
     }
 }
 
-/// A bearer token as the field value that goes upstream; the request's own where it is spelled so, whose holders a hit
-/// need not count.
+/// A bearer token as the field value that goes upstream; dies with the exchange or flight it pays for.
 #[derive(Clone)]
-pub struct Token<'a>(Cow<'a, HeaderValue>);
+pub struct Token(HeaderValue);
 
-impl<'a> Token<'a> {
+impl Token {
     /// The token in an `Authorization` field: RFC 6750's `b64token`, 1 to [`Token::MAX`] characters.
     ///
     /// # Errors
     /// [`CallerError::Malformed`] for another scheme or other characters, [`CallerError::TooLong`].
-    pub fn parse(value: &'a HeaderValue) -> Result<Self, CallerError> {
+    pub fn parse(value: &HeaderValue) -> Result<Self, CallerError> {
         let bytes = value.as_bytes();
         let (scheme, rest) = bytes.split_at_checked(SCHEME.len()).ok_or(CallerError::Malformed)?;
         if !scheme.eq_ignore_ascii_case(SCHEME) || rest.first() != Some(&b' ') {
@@ -171,7 +181,12 @@ impl<'a> Token<'a> {
             return Err(CallerError::Malformed);
         }
         let canonical = scheme == SCHEME && rest.len() == token.len() + 1;
-        Ok(Self(if canonical { Cow::Borrowed(value) } else { Cow::Owned(bearer(token)?) }))
+        Ok(Self::of(if canonical { value.clone() } else { bearer(token)? }))
+    }
+
+    fn of(mut value: HeaderValue) -> Self {
+        value.set_sensitive(true);
+        Self(value)
     }
 
     /// Most characters of a token.
@@ -180,8 +195,8 @@ impl<'a> Token<'a> {
     /// The `Authorization` field that spends it, in memory of its own: a parsed one shares the whole
     /// read buffer of its connection, which a waiting fetch must not hold.
     pub fn authorization(&self) -> HeaderValue {
-        let mut value = HeaderValue::from_bytes(self.0.as_bytes())
-            .unwrap_or_else(|_impossible| HeaderValue::clone(&self.0));
+        let mut value =
+            HeaderValue::from_bytes(self.0.as_bytes()).unwrap_or_else(|_impossible| self.0.clone());
         value.set_sensitive(true);
         value
     }
@@ -206,7 +221,7 @@ impl<'a> Token<'a> {
     }
 }
 
-impl fmt::Debug for Token<'_> {
+impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
@@ -261,7 +276,7 @@ mod tests {
     }
 
     fn own(caller: Caller<'_>) -> Caller<'static> {
-        Caller { id: caller.id, token: Token(Cow::Owned(caller.token.0.into_owned())) }
+        Caller { id: caller.id, field: Cow::Owned(caller.field.into_owned()) }
     }
 
     #[test]
@@ -316,7 +331,7 @@ mod tests {
         let plain = identify("Bearer abc").unwrap();
         let spelled = identify("bEARER   abc ").unwrap();
         assert_eq!(plain.id, spelled.id);
-        assert_eq!(spelled.token.authorization(), "Bearer abc");
+        assert_eq!(spelled.token().authorization(), "Bearer abc");
         assert_ne!(plain.id, identify("Bearer abd").unwrap().id);
     }
 
@@ -331,7 +346,7 @@ mod tests {
         for value in ["Bearer a", "Bearer a", "Bearer b", "bearer a", "Bearer a", "Bearer ab"] {
             let (found, alone) = (asks(value).unwrap(), identify(value).unwrap());
             assert_eq!(found.id, alone.id, "{value}");
-            assert_eq!(found.token.authorization(), alone.token.authorization(), "{value}");
+            assert_eq!(found.token().authorization(), alone.token().authorization(), "{value}");
         }
         assert_eq!(asks("Bearer").unwrap_err(), CallerError::Malformed);
         assert!(!format!("{last:?}").contains("ab"));
@@ -352,10 +367,10 @@ mod tests {
         for (value, own) in [("Bearer a", true), ("Bearer a", true), ("bearer  a", false)] {
             let mut fields = HeaderMap::new();
             fields.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            let token = callers.identify(&fields, &last).unwrap().token;
-            assert_eq!(matches!(token.0, Cow::Borrowed(_)), own, "{value}");
-            let sent = token.authorization();
-            assert!(sent == "Bearer a" && sent.is_sensitive());
+            let caller = callers.identify(&fields, &last).unwrap();
+            assert_eq!(matches!(caller.field, Cow::Borrowed(_)), own, "{value}");
+            let (token, sent) = (caller.token(), caller.token().authorization());
+            assert!(token.0.is_sensitive() && sent.is_sensitive() && sent == "Bearer a");
             assert_ne!(sent.as_bytes().as_ptr(), fields[AUTHORIZATION].as_bytes().as_ptr());
         }
     }
@@ -363,7 +378,7 @@ mod tests {
     #[test]
     fn nothing_prints_a_token() {
         let caller = identify("Bearer very-secret").unwrap();
-        let shown = format!("{caller:?} {:?} {:?}", caller.token, caller.token.authorization());
+        let shown = format!("{caller:?} {:?} {:?}", caller.token(), caller.token().authorization());
         assert!(!shown.contains("very-secret"), "{shown}");
     }
 
@@ -371,7 +386,7 @@ mod tests {
     fn the_end_of_a_jwt_is_read_and_nothing_else_is_believed() {
         let jwt = |claims: &str| {
             let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
-            identify(&format!("Bearer {token}")).unwrap().token.expires()
+            identify(&format!("Bearer {token}")).unwrap().token().expires()
         };
         assert_eq!(jwt(r#"{"exp":1700000000}"#), Some(Duration::from_secs(1_700_000_000)));
         assert_eq!(jwt(r#"{"exp":1.5}"#), Some(Duration::from_millis(1_500)));
@@ -379,7 +394,7 @@ mod tests {
         assert_eq!(jwt(r#"{"exp":1e300}"#), Some(Duration::MAX));
         assert_eq!(jwt(r#"{"exp":"soon"}"#), None);
         assert_eq!(jwt("not json"), None);
-        assert_eq!(identify("Bearer opaque").unwrap().token.expires(), None);
-        assert_eq!(identify("Bearer a.b.c.d").unwrap().token.expires(), None);
+        assert_eq!(identify("Bearer opaque").unwrap().token().expires(), None);
+        assert_eq!(identify("Bearer a.b.c.d").unwrap().token().expires(), None);
     }
 }

@@ -131,11 +131,12 @@ const MAX_VARIANTS: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+    use http::header::{ACCEPT_LANGUAGE, VARY};
+
     use super::*;
     use crate::cache::policy::Variant;
     use crate::cache::stored::Unshown;
-    use http::HeaderValue;
-    use http::header::{ACCEPT_LANGUAGE, VARY};
 
     fn speaks(language: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(ACCEPT_LANGUAGE, HeaderValue::from_static(language))])

@@ -130,7 +130,7 @@ impl Gateway {
                 asked.inbound.selecting().into_owned()
             },
             caller: caller.map(|caller| caller.id),
-            token_expires: caller.and_then(|caller| caller.token.expires()),
+            token_expires: caller.and_then(|caller| caller.token().expires()),
             prior,
             cause,
             peer: asked.inbound.line().peer,

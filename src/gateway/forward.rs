@@ -158,7 +158,7 @@ impl Gateway {
         }
         let content_type =
             if inbound.is_safe_read() { None } else { client.get(CONTENT_TYPE).cloned() };
-        let authorization = caller.map(|caller| caller.token.authorization());
+        let authorization = caller.map(|caller| caller.token().authorization());
         let mut more = HeaderMap::new();
         fields::count_hop(inbound.method(), client, &mut more);
         Outbound::Key { authorization, content_type, marks, more }

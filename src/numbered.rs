@@ -83,7 +83,7 @@ impl Lasting {
     }
 
     /// More seconds than an hour has.
-    pub const BOUND: u64 = 4096;
+    pub const BOUND: u64 = (ROW * ROWS) as u64;
 }
 
 /// A value for as long as the process lasts: of what is bounded in number.

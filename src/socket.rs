@@ -37,6 +37,12 @@ impl Socket {
         self.0.set_zero_linger()
     }
 
+    /// Whom it is with.
+    #[cfg(test)]
+    pub(crate) fn peer_addr(&self) -> Result<std::net::SocketAddr> {
+        self.0.peer_addr()
+    }
+
     /// Ready once the peer has ended its side or the connection failed; what it has sent stays unread. Pending, and
     /// not woken for its end, where something unread stands before it.
     pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -7,7 +7,7 @@
 //!
 //! The bodies to be masked have one key for each 1.2 kB: text full of keys is in `masking.rs`.
 //!
-//! *Limits:* 2.5 % above the most that was counted in three runs. From run to run hits and misses differ by 0.2 %,
+//! *Limits:* at most 2.5 % above the most that was counted in three runs. From run to run hits and misses differ by 0.2 %,
 //! masking by nothing. Lower a limit with each improvement; raise one only with the reason in the commit.
 //!
 //! *Why the program's allocator:* with glibc's a count moves by 1 % with where something lies that was allocated

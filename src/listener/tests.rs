@@ -168,6 +168,13 @@ impl Serving {
         assert_eq!(self.told().await, Told::Refused(why));
     }
 
+    /// The work for a client that left was dropped, and that it left was told.
+    async fn has_seen_who_waits_leave(&self) {
+        let told = [self.told().await, self.told().await];
+        assert!(told.contains(&Told::HandlerDropped), "{told:?}");
+        assert!(told.contains(&Told::Refused(Refused::Aborted)), "{told:?}");
+    }
+
     /// Waits until so many connections have been opened and closed since the start.
     async fn counted(&self, opened: usize, closed: usize) {
         let mut open = self.desk.0.open.subscribe();
@@ -526,9 +533,7 @@ async fn a_client_that_leaves_ends_the_work_for_it() {
     client.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(serving.told().await, Told::Entered);
     drop(client);
-    let told = [serving.told().await, serving.told().await];
-    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
-    assert!(told.contains(&Told::Refused(Refused::Aborted)), "{told:?}");
+    serving.has_seen_who_waits_leave().await;
 }
 
 #[tokio::test]
@@ -538,9 +543,7 @@ async fn a_client_that_closes_its_side_alone_has_left_too() {
     client.send("GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(serving.told().await, Told::Entered);
     client.0.shutdown().await.unwrap();
-    let told = [serving.told().await, serving.told().await];
-    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
-    assert!(told.contains(&Told::Refused(Refused::Aborted)), "{told:?}");
+    serving.has_seen_who_waits_leave().await;
 }
 
 #[tokio::test]
@@ -567,8 +570,7 @@ async fn who_asks_ahead_is_answered_in_order_and_once_all_is_read_seen_to_leave(
         assert_eq!(serving.told().await, Told::Entered);
     }
     drop(client);
-    let told = [serving.told().await, serving.told().await];
-    assert!(told.contains(&Told::HandlerDropped), "{told:?}");
+    serving.has_seen_who_waits_leave().await;
 }
 
 #[tokio::test]

@@ -76,9 +76,9 @@ pub(crate) fn session() -> Session {
 pub(crate) async fn answered(
     gateway: &Current,
     session: &Session,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
 ) -> Response<Full<Content>> {
-    let reply = gateway.handle(request, session, &Ahead::new()).await;
+    let reply = gateway.handle(&mut request, session, &Ahead::new()).await;
     assert!(reply.headers().contains_key("cache-status"), "it was refused");
     reply
 }

@@ -76,7 +76,7 @@ impl Sample {
         self.0.units.lock().len()
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments.as_slice() {
@@ -199,7 +199,7 @@ impl Handler for Sample {
 
     async fn call(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         _session: &(),
         _ahead: &Ahead,
     ) -> Response<Self::Body> {
@@ -254,8 +254,8 @@ fn title_of(body: &Value) -> Option<&str> {
 }
 
 /// A body as JSON; `null` if it is none, or too large.
-async fn read(request: Request<Incoming>) -> Value {
-    let body = Limited::new(request.into_body(), MOST_BODY).collect().await;
+async fn read(request: &mut Request<Incoming>) -> Value {
+    let body = Limited::new(request.body_mut(), MOST_BODY).collect().await;
     body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok()).unwrap_or_default()
 }
 

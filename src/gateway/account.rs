@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::limit::Quota;
 use crate::listener::Ahead;
 use crate::route::Match;
-use crate::telemetry::Exchange;
+use crate::telemetry::{Arrival, Exchange, Telemetry};
 
 /// What is gathered of a request on its way: for the record, and for the fields of its reply.
 pub(super) struct Account<'a> {
@@ -28,9 +28,9 @@ pub(super) struct Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    pub(super) fn new(exchange: Exchange<'a>, ahead: &'a Ahead) -> Self {
+    pub(super) fn new(telemetry: &'a Telemetry, arrival: Arrival<'a>, ahead: &'a Ahead) -> Self {
         Self {
-            exchange,
+            exchange: telemetry.begin(arrival),
             ahead,
             route: None,
             owner: Owner::Open,

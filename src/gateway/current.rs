@@ -64,10 +64,10 @@ impl Current {
         InForce(self.0.load())
     }
 
-    /// Answers one request and leaves one record of it; interim responses go `ahead`.
+    /// Answers one request, which is taken apart, and leaves one record of it; interim responses go `ahead`.
     pub fn handle<B: Payload>(
         &self,
-        request: Request<B>,
+        request: &mut Request<B>,
         session: &Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Full<Content>>> + Send {

@@ -6,6 +6,7 @@
 //! 3. No piece of a body is kept that has not taken its part of `upstream.max_buffered` before.
 
 use std::borrow::Cow;
+use std::mem::take;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE,
     TRANSFER_ENCODING, USER_AGENT, VIA,
 };
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
@@ -33,12 +33,12 @@ use crate::upstream::{Growing, Intake, Upstreams};
 
 /// A body that a request can have.
 pub trait Payload:
-    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin
 {
 }
 
 impl<B> Payload for B where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin
 {
 }
 
@@ -109,18 +109,18 @@ impl RequestId {
 }
 
 impl RequestLine {
-    /// Takes a request apart.
+    /// Takes its part out of a request.
     pub(super) fn of<B>(
-        request: Request<B>,
+        request: &mut Request<B>,
         peer: IpAddr,
         at: Now,
         gateway: &Gateway,
-    ) -> (Self, HeaderMap, B) {
-        let (parts, body) = request.into_parts();
-        let Parts { method, uri, version, headers, .. } = parts;
-        let rare = Rare::of(&headers);
-        let id = RequestId::of(&headers, rare, gateway);
-        (Self { method, uri, version, rare, peer, at, id }, headers, body)
+    ) -> Self {
+        let rare = Rare::of(request.headers());
+        let id = RequestId::of(request.headers(), rare, gateway);
+        let version = request.version();
+        let (method, uri) = (take(request.method_mut()), take(request.uri_mut()));
+        Self { method, uri, version, rare, peer, at, id }
     }
 
     /// What the record begins with.
@@ -173,11 +173,15 @@ impl Rare {
     }
 }
 
-impl<'a, B> Inbound<'a, B> {
-    pub(super) fn new(line: &'a RequestLine, fields: HeaderMap, body: B) -> Self {
-        Self { line, fields, body: Mutex::new(Some(body)) }
+impl<'a, B> Inbound<'a, &'a mut B> {
+    /// What is left of a request beside its line.
+    pub(super) fn new(line: &'a RequestLine, request: &'a mut Request<B>) -> Self {
+        let fields = take(request.headers_mut());
+        Self { line, fields, body: Mutex::new(Some(request.body_mut())) }
     }
+}
 
+impl<'a, B> Inbound<'a, B> {
     pub(super) fn line(&self) -> &'a RequestLine {
         self.line
     }

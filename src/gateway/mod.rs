@@ -139,7 +139,7 @@ impl Gateway {
     /// responses go `ahead`.
     async fn handle<B: Payload>(
         in_force: InForce,
-        request: Request<B>,
+        request: &mut Request<B>,
         session: &Session,
         ahead: &Ahead,
     ) -> Response<Full<Content>> {
@@ -149,14 +149,14 @@ impl Gateway {
         if session.trusted {
             peer = forwarded::client(request.headers(), &gateway.0.follows.trusted, peer);
         }
-        let (line, fields, body) = RequestLine::of(request, peer, now, gateway);
-        let exchange = gateway.0.follows.telemetry.begin(line.arrival());
-        let inbound = Inbound::new(&line, fields, body);
-        let mut account = Account::new(exchange, ahead);
+        let line = RequestLine::of(request, peer, now, gateway);
+        let mut account = Account::new(gateway.telemetry(), line.arrival(), ahead);
+        let inbound = Inbound::new(&line, request);
         let result = gateway.respond(&inbound, session, &mut account).await;
         account.note(result.as_ref().ok());
-        let (response, record) = gateway.conclude(inbound, result, &account);
-        account.exchange.end(record);
+        let mut response = Response::default();
+        let record = gateway.conclude(inbound, result, &account, &mut response);
+        account.exchange.answered(record);
         response
     }
 

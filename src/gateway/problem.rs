@@ -22,12 +22,13 @@ use crate::route::RouteError;
 use crate::telemetry::{self, Outcome};
 use crate::upstream::UpstreamError;
 
-/// A problem (RFC 9457) made of an error.
+/// Has a response be a problem (RFC 9457) made of an error.
 pub(super) fn refuse<B: Payload>(
     inbound: &Inbound<'_, B>,
     error: &Error,
     account: &Account<'_>,
-) -> (Response<Full<Content>>, telemetry::Reply) {
+    response: &mut Response<Full<Content>>,
+) -> telemetry::Reply {
     let profile = error.profile();
     let policy = match error {
         Error::Throttled(Throttled { by: Limiter::Caller, .. }) => Some("caller"),
@@ -38,8 +39,7 @@ pub(super) fn refuse<B: Payload>(
     let body = problem(profile.status, profile.code, profile.text, policy, id);
     let head = *inbound.method() == Method::HEAD;
     let length = u64::try_from(body.len()).unwrap_or_default();
-    let mut response =
-        Response::new(Full::new(if head { Content::NONE } else { Content::ours(body) }));
+    *response.body_mut() = Full::new(if head { Content::NONE } else { Content::ours(body) });
     *response.status_mut() = profile.status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -60,14 +60,13 @@ pub(super) fn refuse<B: Payload>(
         let status = CacheStatus { detail: Some(profile.code), ..CacheStatus::forwarded(forward) };
         status.append_to(NAME, fields);
     }
-    let record = telemetry::Reply {
+    telemetry::Reply {
         status: profile.status,
         outcome: Outcome::of_error(profile.side, profile.status),
         bytes: if head { 0 } else { length },
         age: None,
         error: Some((profile.code, profile.side)),
-    };
-    (response, record)
+    }
 }
 
 /// The fields that some refusals owe.

@@ -136,21 +136,24 @@ impl Reply {
 }
 
 impl Gateway {
-    /// The response of a result, and what the record says of it.
+    /// Fills in the response of a result, which is empty; tells what the record says of it.
+    ///
+    /// *Why filled in:* a response that is handed on is copied each time.
     pub(super) fn conclude<B: Payload>(
         &self,
         inbound: Inbound<'_, B>,
         result: Result<Reply, Error>,
         account: &Account<'_>,
-    ) -> (Response<Full<Content>>, telemetry::Reply) {
+        response: &mut Response<Full<Content>>,
+    ) -> telemetry::Reply {
         let id = &inbound.line().id;
-        let (mut response, record) = match result {
-            Ok(reply) if reply.stored.owner() == account.owner => present(inbound, reply),
+        let record = match result {
+            Ok(reply) if reply.stored.owner() == account.owner => present(inbound, reply, response),
             Ok(_another_callers) => {
                 tracing::error!("an answer was about to go to another caller; it was refused");
-                refuse(&inbound, &Error::Lost, account)
+                refuse(&inbound, &Error::Lost, account, response)
             }
-            Err(error) => refuse(&inbound, &error, account),
+            Err(error) => refuse(&inbound, &error, account, response),
         };
         let fields = response.headers_mut();
         fields.insert(X_REQUEST_ID, id.value());
@@ -166,27 +169,30 @@ impl Gateway {
                 fields.insert(RATELIMIT, told.left(&quota));
             }
         }
-        (response, record)
+        record
     }
 }
 
-/// A success made of a stored response.
+/// Has a response be a success made of a stored one.
 fn present<B>(
     inbound: Inbound<'_, B>,
     reply: Reply,
-) -> (Response<Full<Content>>, telemetry::Reply) {
+    response: &mut Response<Full<Content>>,
+) -> telemetry::Reply {
     let stored = &*reply.stored;
     let age = stored.age(&reply.at);
     let shown = Shown::of(&inbound, stored);
     let is_head = *inbound.method() == Method::HEAD;
-    let (status, mut fields, part) = shown.of_response(stored, inbound.into_reply_fields());
+    let fields = response.headers_mut();
+    *fields = inbound.into_reply_fields();
+    let (status, part) = shown.of_response(stored, fields);
     // RFC 9111 §5.1: the upstream's own answer, just arrived, has no age of ours to tell.
     if reply.is_from_cache() || age >= Duration::from_secs(1) && reply.kept {
         fields.insert(AGE, values::age(age));
     }
     if reply.forward.is_some() || reply.is_from_cache() {
         let status = reply.cache_status(age);
-        policy::append_member(&mut fields, values::cache_status(&status));
+        policy::append_member(fields, values::cache_status(&status));
     }
     let record = telemetry::Reply {
         status,
@@ -195,11 +201,11 @@ fn present<B>(
         age: reply.is_from_cache().then_some(age),
         error: None,
     };
-    let content = part.map_or(Content::NONE, |part| Content::part(reply.stored, part));
-    let mut response = Response::new(Full::new(content));
     *response.status_mut() = status;
-    *response.headers_mut() = fields;
-    (response, record)
+    if let Some(part) = part {
+        *response.body_mut() = Full::new(Content::part(reply.stored, part));
+    }
+    record
 }
 
 /// What of a stored response answers a request.
@@ -237,20 +243,20 @@ impl Shown {
     fn of_response(
         self,
         stored: &Stored,
-        mut fields: HeaderMap,
-    ) -> (StatusCode, HeaderMap, Option<Range<usize>>) {
-        let (status, part) = match self {
+        fields: &mut HeaderMap,
+    ) -> (StatusCode, Option<Range<usize>>) {
+        match self {
             Self::Unchanged => {
                 let tagged = stored.lines().contains(&ETAG);
-                append(&mut fields, stored, |name| policy::stays_in_304(name, tagged));
+                append(fields, stored, |name| policy::stays_in_304(name, tagged));
                 (StatusCode::NOT_MODIFIED, None)
             }
             Self::Content(RangeAnswer::Whole) => {
-                append(&mut fields, stored, |_name| true);
+                append(fields, stored, |_name| true);
                 (stored.status(), Some(0..stored.body.len()))
             }
             Self::Content(RangeAnswer::Partial(range)) => {
-                append(&mut fields, stored, |_name| true);
+                append(fields, stored, |_name| true);
                 let told = policy::content_range(&range, length(&stored.body));
                 fields.insert(CONTENT_RANGE, told);
                 let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
@@ -258,13 +264,12 @@ impl Shown {
                 (StatusCode::PARTIAL_CONTENT, Some(from..to))
             }
             Self::Content(RangeAnswer::Unsatisfiable) => {
-                append(&mut fields, stored, policy::stays_in_416);
+                append(fields, stored, policy::stays_in_416);
                 fields.insert(CONTENT_RANGE, policy::unsatisfied_range(length(&stored.body)));
                 fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 (StatusCode::RANGE_NOT_SATISFIABLE, None)
             }
-        };
-        (status, fields, part)
+        }
     }
 }
 

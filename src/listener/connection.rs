@@ -172,12 +172,12 @@ async fn exchange<H: Handler>(
     let session = port.handler.session(peer);
     // One count to move per request, on a line of memory that no other connection touches.
     let asked = Arc::new((port.handler.clone(), session, Arc::clone(activity)));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let asked = Arc::clone(&asked);
         asked.2.asked(!request.body().is_end_stream());
         async move {
             let (handler, session, activity) = &*asked;
-            let mut response = handler.call(request, session, activity.ahead()).await;
+            let mut response = handler.call(&mut request, session, activity.ahead()).await;
             if activity.is_worn() {
                 // RFC 9112 §9.6; hyper closes after an answer that says so.
                 response.headers_mut().insert(CONNECTION, CLOSE);

@@ -67,7 +67,7 @@ async fn exchange<H: Handler>(stream: Line, peer: SocketAddr, port: &Port<H>, pu
         async move {
             let (handler, session, _) = &*asked;
             // Interim responses go to clients of HTTP/1.1 only: hyper can't send them here.
-            let mut response = handler.call(request, session, &Ahead::new()).await;
+            let mut response = handler.call(&mut request, session, &Ahead::new()).await;
             // RFC 9113 §8.2.2: GOAWAY says it here.
             response.headers_mut().remove(CONNECTION);
             if head {

@@ -89,11 +89,13 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// A connection of `peer` begins.
     fn session(&self, peer: SocketAddr) -> Self::Session;
 
-    /// Answers one request. How long the request's body may take is its own business; it is dropped
-    /// when the client leaves. Interim responses go `ahead`.
+    /// Answers one request, and takes out of it what it needs. How long the request's body may take is its own
+    /// business; it is dropped when the client leaves. Interim responses go `ahead`.
+    ///
+    /// *Why lent:* a request that is given is copied into each future on its way, and once more as each begins.
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         session: &Self::Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send;

@@ -59,17 +59,16 @@ impl Handler for Desk {
 
     async fn call(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         _session: &(),
         ahead: &Ahead,
     ) -> Response<Self::Body> {
-        let (head, body) = request.into_parts();
-        match framing(&head.headers) {
+        match framing(request.headers()) {
             Ok(()) => {}
             Err(FramingError::NotImplemented) => return status(501),
             Err(FramingError::Bad) => return status(400),
         }
-        match head.uri.path() {
+        match request.uri().path() {
             "/wait" => {
                 let mut working = Working(self.clone(), false);
                 self.0.told.send(Told::Entered).unwrap();
@@ -89,7 +88,7 @@ impl Handler for Desk {
             "/panic" => panic!("on purpose"),
             "/page" => Response::new(vec![b'x'; PAGE].into()),
             "/big" => Response::new(vec![b'x'; BIG].into()),
-            "/echo" => match body.collect().await {
+            "/echo" => match request.body_mut().collect().await {
                 Ok(body) => Response::new(body.to_bytes().into()),
                 Err(_) => status(400),
             },

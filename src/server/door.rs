@@ -42,7 +42,7 @@ impl Handler for Door {
 
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         session: &Session,
         ahead: &Ahead,
     ) -> impl Future<Output = Response<Self::Body>> + Send {

@@ -1,7 +1,7 @@
 //! The record of one request: facts gathered on the way, told once.
 //!
 //! *Invariants*
-//! 1. Every exchange that began is recorded exactly once: by [`Exchange::end`], or by its drop as
+//! 1. Every exchange that began is recorded exactly once, by its drop: with its answer, or as
 //!    `client_gone`, or as `gateway_failed` where a panic of ours dropped it.
 //! 2. A target reaches a log only through the view that [`Setup`](crate::telemetry::Setup) was given.
 
@@ -16,12 +16,11 @@ use crate::error::Side;
 use crate::telemetry::labels::{Cause, Class, Outcome, StaleWindow};
 use crate::telemetry::{Metrics, Telemetry};
 
-/// A request under way. Dropped without an end, it is a client that hung up, or a panic of ours.
+/// A request under way. Dropped without an answer, it is a client that hung up, or a panic of ours.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     telemetry: &'a Telemetry,
     facts: Facts<'a>,
-    ended: bool,
 }
 
 /// What is known of a request when it arrives.
@@ -88,7 +87,7 @@ impl<'a> Exchange<'a> {
             outcome: Outcome::ClientGone,
             took: Duration::ZERO,
         };
-        Self { telemetry, facts, ended: false }
+        Self { telemetry, facts }
     }
 
     /// The route that serves it, by its index.
@@ -111,15 +110,14 @@ impl<'a> Exchange<'a> {
         self.facts.masked = fields;
     }
 
-    /// The answer is handed over to the connection: tells the logs and the metrics.
-    pub fn end(mut self, reply: Reply) {
+    /// The answer that is handed over to the connection.
+    pub fn answered(&mut self, reply: Reply) {
         self.facts.outcome = reply.outcome;
         self.facts.reply = Some(reply);
-        self.record();
     }
 
+    /// Tells the logs and the metrics.
     fn record(&mut self) {
-        self.ended = true;
         let facts = &mut self.facts;
         let telemetry = self.telemetry;
         facts.took = telemetry.clock.mono().saturating_sub(facts.arrival.started.mono);
@@ -130,12 +128,10 @@ impl<'a> Exchange<'a> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        if !self.ended {
-            if std::thread::panicking() {
-                self.facts.outcome = Outcome::GatewayFailed;
-            }
-            self.record();
+        if self.facts.reply.is_none() && std::thread::panicking() {
+            self.facts.outcome = Outcome::GatewayFailed;
         }
+        self.record();
     }
 }
 

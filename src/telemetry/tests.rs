@@ -338,7 +338,7 @@ fn every_request_ends_in_exactly_one_class_whatever_its_route_method_and_status(
                     if let Some(route) = route {
                         exchange.route(route);
                     }
-                    exchange.end(reply(status, outcome));
+                    exchange.answered(reply(status, outcome));
                     begun += 1.0;
                 }
             }
@@ -369,7 +369,8 @@ fn a_method_no_route_serves_is_counted_where_no_route_is_and_makes_no_label() {
     let strange = Method::from_bytes(b"BREW").unwrap();
     let mut exchange = telemetry.begin(Arrival { method: &strange, ..arrival(&clock) });
     exchange.route(0);
-    exchange.end(reply(405, Outcome::Refused));
+    exchange.answered(reply(405, Outcome::Refused));
+    drop(exchange);
     let name =
         r#"unitgate_requests_total{method="other",outcome="refused",route="none",status="4xx"}"#;
     assert_eq!(series(&telemetry)[name], 1.0);
@@ -413,7 +414,7 @@ fn an_exchange_that_a_panic_dropped_is_not_put_down_to_the_client() {
 #[test]
 fn an_exchange_that_ended_is_told_once() {
     let (telemetry, written, clock) = telemetry(AccessLog::All, LogFormat::Json);
-    telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
+    telemetry.begin(arrival(&clock)).answered(reply(200, Outcome::Cache(Status::Hit)));
     assert!(telemetry.flush(Duration::from_secs(10)));
     assert_eq!(written.text().lines().count(), 1);
     assert_eq!(sum(&series(&telemetry), "unitgate_requests_total{"), 1.0);
@@ -422,7 +423,7 @@ fn an_exchange_that_ended_is_told_once() {
 #[test]
 fn the_outcome_also_counts_stale_coalesced_age_and_error() {
     let (telemetry, _, clock) = telemetry(AccessLog::Off, LogFormat::Json);
-    let end = |reply| telemetry.begin(arrival(&clock)).end(reply);
+    let end = |reply| telemetry.begin(arrival(&clock)).answered(reply);
     end(reply(200, Outcome::Cache(Status::StaleWhileRevalidate)));
     end(Reply {
         age: Some(Duration::from_secs(7)),
@@ -447,11 +448,12 @@ fn an_access_line_tells_everything_that_is_known() {
     exchange.upstream(Cause::Revalidate, 2, Duration::from_micros(1_234));
     exchange.masked(3);
     clock.advance(Duration::from_micros(2_005));
-    exchange.end(Reply {
+    exchange.answered(Reply {
         age: Some(Duration::from_secs(61)),
         error: Some(("caller_limited", Side::Client)),
         ..reply(429, Outcome::Limited)
     });
+    drop(exchange);
     assert!(telemetry.flush(Duration::from_secs(10)));
     assert_eq!(
         written.text(),
@@ -472,7 +474,7 @@ fn nothing_in_a_target_can_break_out_of_its_line() {
     let (telemetry_json, written, clock) = telemetry(AccessLog::All, LogFormat::Json);
     let line = |telemetry: &Telemetry, written: &Written| {
         let arrival = Arrival { target: nasty, ..arrival(&clock) };
-        telemetry.begin(arrival).end(reply(200, Outcome::Cache(Status::Hit)));
+        telemetry.begin(arrival).answered(reply(200, Outcome::Cache(Status::Hit)));
         assert!(telemetry.flush(Duration::from_secs(10)));
         let text = written.text();
         let line = text.strip_suffix('\n').unwrap().to_owned();
@@ -494,12 +496,13 @@ fn errors_are_never_sampled_away_and_the_others_are() {
     let lines = |access| {
         let (telemetry, written, clock) = telemetry(access, LogFormat::Text);
         for _ in 0..1_000 {
-            telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
+            telemetry.begin(arrival(&clock)).answered(reply(200, Outcome::Cache(Status::Hit)));
         }
-        telemetry.begin(arrival(&clock)).end(reply(502, Outcome::Cache(Status::Forwarded)));
-        telemetry
-            .begin(arrival(&clock))
-            .end(Reply { error: Some(("no_route", Side::Client)), ..reply(404, Outcome::Refused) });
+        telemetry.begin(arrival(&clock)).answered(reply(502, Outcome::Cache(Status::Forwarded)));
+        telemetry.begin(arrival(&clock)).answered(Reply {
+            error: Some(("no_route", Side::Client)),
+            ..reply(404, Outcome::Refused)
+        });
         assert!(telemetry.flush(Duration::from_secs(10)));
         let text = written.text();
         let failed = text.lines().filter(|line| line.contains("502") || line.contains("no_route"));
@@ -535,7 +538,7 @@ fn lines_that_found_no_room_are_in_the_scrape() {
         lines: Lines::to(Broken).unwrap(),
     })
     .unwrap();
-    telemetry.begin(arrival(&clock)).end(reply(200, Outcome::Cache(Status::Hit)));
+    telemetry.begin(arrival(&clock)).answered(reply(200, Outcome::Cache(Status::Hit)));
     assert!(telemetry.flush(Duration::from_secs(10)));
     assert_eq!(series(&telemetry)[r#"unitgate_log_lines_dropped_total{log="access"}"#], 1.0);
 }
@@ -547,7 +550,7 @@ fn two_gateways_in_one_process_do_not_share_counts() {
     let clock = Clock::steered(Duration::ZERO);
     let hit =
         Reply { age: Some(Duration::from_secs(7)), ..reply(200, Outcome::Cache(Status::Hit)) };
-    one.begin(arrival(&clock)).end(hit);
+    one.begin(arrival(&clock)).answered(hit);
     one.metrics.limiter_decisions_total.inc(Limiter::Caller, Decision::Admitted);
     let _under_way = one.begin(arrival(&clock));
     let ours = |series: BTreeMap<String, f64>| -> Vec<_> {
@@ -561,8 +564,8 @@ fn two_gateways_in_one_process_do_not_share_counts() {
 fn a_request_that_ends_on_another_thread_is_counted_once_and_is_not_in_flight() {
     let telemetry = quiet();
     let clock = Clock::steered(Duration::ZERO);
-    let exchange = telemetry.begin(arrival(&clock));
-    let elsewhere = || exchange.end(reply(200, Outcome::Cache(Status::Hit)));
+    let mut exchange = telemetry.begin(arrival(&clock));
+    let elsewhere = move || exchange.answered(reply(200, Outcome::Cache(Status::Hit)));
     std::thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap();
     let series = series(&telemetry);
     assert_eq!(sum(&series, "unitgate_requests_in_flight"), 0.0);

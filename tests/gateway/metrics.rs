@@ -609,9 +609,9 @@ async fn lines_that_the_output_could_not_take_are_counted_and_keep_nobody_waitin
     let target = format!("/{}", "a".repeat(4_000));
     let session = Session::of([127, 0, 0, 1].into());
     for _ in 0..12_000 {
-        let request =
+        let mut request =
             Request::get(&target).header("host", "g").body(Full::<Bytes>::default()).unwrap();
-        let response = server.gateway().handle(request, &session, &Ahead::new()).await;
+        let response = server.gateway().handle(&mut request, &session, &Ahead::new()).await;
         assert_eq!(response.status(), 404);
         response.into_body().collect().await.unwrap();
     }

@@ -67,11 +67,11 @@ impl Client {
     /// Hands a request to the gateway itself, past the sockets. When this returns it has gone as far as it
     /// can without waiting: it has been refused, has joined a flight, or has begun one.
     pub(crate) async fn enter(&self, ask: Ask) -> Pending {
-        let request = self.request(ask);
+        let mut request = self.request(ask);
         let gateway = self.gateway.clone();
         let session = Session::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut handling =
-            Box::pin(async move { gateway.handle(request, &session, &Ahead::new()).await });
+            Box::pin(async move { gateway.handle(&mut request, &session, &Ahead::new()).await });
         let begun =
             std::future::poll_fn(|context| Poll::Ready(handling.as_mut().poll(context))).await;
         let mut task = JoinSet::new();

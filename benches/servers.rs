@@ -3,7 +3,8 @@
 //! `cargo bench --bench servers -- bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB] [CACHE_MIB]` serves until it is killed, on
 //! one thread; it tells its address. `benches/peers/run` starts them; see there for what is compared.
 //!
-//! * `bare`: hyper that answers everything with the same bytes, with no work at all.
+//! * `bare`: hyper that answers everything with the same bytes, with no work at all; and all who ask at once
+//!   together, `DELAY_MS` after the first.
 //! * `yardstick`: the gateway's libraries, doing nothing else (see `support/yardstick.rs`).
 //! * `upstream`: like `bare`, and it may take its time; every answer is of one kind, whatever is asked, and of
 //!   KIB at least.

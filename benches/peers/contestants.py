@@ -38,6 +38,8 @@ class Place:
     transport: str = "plain"
     # What their caches may take.
     cache_mib: int = CACHE_MIB
+    # How long `bare` lets those wait who ask at once.
+    delay_ms: int = 0
 
     def fresh(self):
         """The same place with empty directories, for one more server."""
@@ -157,7 +159,7 @@ def unitgate(access):
 def floor(role):
     """One of benches/servers.rs."""
     return lambda place, port, _upstream, _threads: [
-        place.servers, role, f"127.0.0.1:{port}", "0", "0", str(place.cache_mib),
+        place.servers, role, f"127.0.0.1:{port}", str(place.delay_ms), "0", str(place.cache_mib),
     ]  # fmt: skip
 
 

@@ -7,6 +7,9 @@ pub(crate) mod yardstick;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 /// The documented answer with one integration and a prompt of usual length: about 1.3 kB.
 pub(crate) fn answer() -> Bytes {
@@ -40,27 +44,51 @@ pub(crate) fn answer_of(bytes: usize) -> Bytes {
 }
 
 /// A server that gives `body` to everything after `delay`, with no work at all: the bare hyper that hits
-/// are compared with, and the upstream of the benches.
+/// are compared with, and the upstream of the benches. Who asks while somebody waits is answered with him.
 pub(crate) async fn serve_bare(listener: TcpListener, body: Bytes, delay: Duration) {
+    let crowd = Arc::new(Crowd::default());
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         stream.set_nodelay(true).ok();
-        let body = body.clone();
+        let (body, crowd) = (body.clone(), Arc::clone(&crowd));
         #[expect(clippy::disallowed_methods, reason = "a bench has no drain")]
         tokio::spawn(async move {
             let service = service_fn(move |_request: Request<Incoming>| {
                 let mut response = Response::new(Full::new(body.clone()));
                 let json = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(CONTENT_TYPE, json);
+                let crowd = (!delay.is_zero()).then(|| Arc::clone(&crowd));
                 async move {
-                    if !delay.is_zero() {
-                        tokio::time::sleep(delay).await;
+                    if let Some(crowd) = crowd {
+                        crowd.wait(delay).await;
                     }
                     Ok::<_, Infallible>(response)
                 }
             });
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
         });
+    }
+}
+
+/// Those who wait together.
+#[derive(Default)]
+struct Crowd {
+    waits: AtomicBool,
+    over: Notify,
+}
+
+impl Crowd {
+    /// Waits so long, or with who waits already for as long as he does.
+    async fn wait(&self, delay: Duration) {
+        let mut over = pin!(self.over.notified());
+        // From here on: nobody is told who only asks once it is over.
+        over.as_mut().enable();
+        if self.waits.swap(true, Ordering::Relaxed) {
+            return over.await;
+        }
+        tokio::time::sleep(delay).await;
+        self.waits.store(false, Ordering::Relaxed);
+        self.over.notify_waiters();
     }
 }
 

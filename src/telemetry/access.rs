@@ -53,7 +53,10 @@ impl Access {
         }
         SCRATCH.with_borrow_mut(|line| {
             line.clear();
-            self.write(line, facts);
+            match self.format {
+                LogFormat::Json => self.write::<true>(line, facts),
+                LogFormat::Text => self.write::<false>(line, facts),
+            }
             self.lines.push(Log::Access, line);
         });
     }
@@ -71,10 +74,11 @@ impl Access {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>, facts: &Facts<'_>) {
+    fn write<const JSON: bool>(&self, out: &mut Vec<u8>, facts: &Facts<'_>) {
         let arrival = &facts.arrival;
         let ended = arrival.started.wall.saturating_add(facts.took);
-        let mut line = Line::begin(out, self.format, ended, "info", Log::Access);
+        let mut line = Line::<JSON>::begin(out, ended);
+        line.members(KIND);
         line.word(REQUEST_ID, arrival.id);
         line.address(PEER, arrival.peer);
         line.word(METHOD, shown(arrival.method));
@@ -133,6 +137,10 @@ fn shown(method: &Method) -> &str {
 /// Bytes that are shown of a target: who asks may make one of many thousands.
 const LONGEST_TARGET: usize = 1 << 10;
 
+const KIND: Ready = Ready {
+    json: ",\"level\":\"info\",\"log\":\"access\"",
+    text: " level=info log=access",
+};
 const REQUEST_ID: Ready = Ready { json: ",\"request_id\":", text: " request_id=" };
 const PEER: Ready = Ready { json: ",\"peer\":", text: " peer=" };
 const METHOD: Ready = Ready { json: ",\"method\":", text: " method=" };
@@ -156,6 +164,12 @@ mod tests {
     use super::*;
     use crate::telemetry::line::Name;
 
+    fn written<const JSON: bool>(name: &str) -> String {
+        let mut out = Vec::new();
+        name.write::<JSON>(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
     fn a_name_that_is_ready_is_what_would_be_written_for_it() {
         for ready in [
@@ -178,12 +192,8 @@ mod tests {
             SIDE,
         ] {
             let name = ready.text.trim_matches([' ', '=']);
-            for format in [LogFormat::Json, LogFormat::Text] {
-                let (mut made, mut written) = (Vec::new(), Vec::new());
-                ready.write(&mut made, format);
-                name.write(&mut written, format);
-                assert_eq!(made, written, "{name}");
-            }
+            let written = [written::<true>, written::<false>].map(|written| written(name));
+            assert_eq!(written, [ready.json, ready.text], "{name}");
         }
     }
 }

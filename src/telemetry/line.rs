@@ -11,20 +11,18 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::LogFormat;
-use crate::telemetry::labels::{Label, Log};
 
-/// A line that is being written to the end of a buffer.
+/// A line, of JSON or text, that is being written to the end of a buffer.
+///
+/// *Why the format is a part of its type:* its names and marks are of known length then, each a store or two where
+/// it was a call. An access line has some forty.
 #[derive(Debug)]
-pub(crate) struct Line<'a> {
-    out: &'a mut Vec<u8>,
-    format: LogFormat,
-}
+pub(crate) struct Line<'a, const JSON: bool>(&'a mut Vec<u8>);
 
 /// What a member is called.
 pub(crate) trait Name: Copy {
     /// The comma or space before a member, its name and what stands before its value.
-    fn write(self, out: &mut Vec<u8>, format: LogFormat);
+    fn write<const JSON: bool>(self, out: &mut Vec<u8>);
 }
 
 /// A name that every access line has: ready for both formats, since piece by piece a line's names cost as
@@ -37,49 +35,35 @@ pub(crate) struct Ready {
 
 impl Name for Ready {
     #[inline]
-    fn write(self, out: &mut Vec<u8>, format: LogFormat) {
-        let name = match format {
-            LogFormat::Json => self.json,
-            LogFormat::Text => self.text,
-        };
-        out.extend_from_slice(name.as_bytes());
+    fn write<const JSON: bool>(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if JSON { self.json } else { self.text }.as_bytes());
     }
 }
 
 /// Names are ours, or identifiers of a dependency's source.
 impl Name for &str {
-    fn write(self, out: &mut Vec<u8>, format: LogFormat) {
-        let [before, after] = match format {
-            LogFormat::Json => [",\"", "\":"],
-            LogFormat::Text => [" ", "="],
-        };
+    fn write<const JSON: bool>(self, out: &mut Vec<u8>) {
+        let [before, after] = if JSON { [",\"", "\":"] } else { [" ", "="] };
         for part in [before, self, after] {
             out.extend_from_slice(part.as_bytes());
         }
     }
 }
 
-impl<'a> Line<'a> {
-    /// Begins a line of `log` at `wall`, the time since the Unix epoch.
-    pub(crate) fn begin(
-        out: &'a mut Vec<u8>,
-        format: LogFormat,
-        wall: Duration,
-        level: &str,
-        log: Log,
-    ) -> Self {
-        out.extend_from_slice(match format {
-            LogFormat::Json => b"{\"time\":\"",
-            LogFormat::Text => b"time=",
-        });
-        timestamp(out, wall);
-        if format == LogFormat::Json {
-            out.push(b'"');
-        }
-        let mut line = Self { out, format };
-        line.word(LEVEL, level);
-        line.word(LOG, log.as_str());
+impl<'a, const JSON: bool> Line<'a, JSON> {
+    /// Begins a line at `wall`, the time since the Unix epoch.
+    pub(crate) fn begin(out: &'a mut Vec<u8>, wall: Duration) -> Self {
+        let mut line = Self(out);
+        line.0.extend_from_slice(if JSON { "{\"time\":" } else { "time=" }.as_bytes());
+        line.quote();
+        timestamp(line.0, wall);
+        line.quote();
         line
+    }
+
+    /// Whole members, as they are.
+    pub(crate) fn members(&mut self, ready: Ready) {
+        self.name(ready);
     }
 
     /// A string.
@@ -91,9 +75,10 @@ impl<'a> Line<'a> {
     pub(crate) fn text_within(&mut self, name: impl Name, value: &str, most: usize) {
         self.name(name);
         let (value, cut) = shortened(value, most);
-        match self.format {
-            LogFormat::Json => json_string(self.out, value, cut),
-            LogFormat::Text => text_value(self.out, value, cut),
+        if JSON {
+            json_string(self.0, value, cut);
+        } else {
+            text_value(self.0, value, cut);
         }
     }
 
@@ -109,20 +94,20 @@ impl<'a> Line<'a> {
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.integer(micros / 1_000);
         let [_, tenths, hundredths, thousandths] = digits(micros % 1_000);
-        self.out.extend_from_slice(&[b'.', tenths, hundredths, thousandths]);
+        self.0.extend_from_slice(&[b'.', tenths, hundredths, thousandths]);
     }
 
     /// A truth value.
     pub(crate) fn truth(&mut self, name: impl Name, value: bool) {
         self.name(name);
-        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+        self.0.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A word that needs no escape: a label of ours, a route's name.
     pub(crate) fn word(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
         self.name(name);
         self.quote();
-        self.out.extend_from_slice(value.as_ref());
+        self.0.extend_from_slice(value.as_ref());
         self.quote();
     }
 
@@ -135,34 +120,41 @@ impl<'a> Line<'a> {
         self.name(name);
         self.quote();
         let [a, b, c, d] = v4.octets();
-        self.integer(a);
-        for octet in [b, c, d] {
-            self.out.push(b'.');
-            self.integer(octet);
+        octet(self.0, a);
+        for next in [b, c, d] {
+            self.0.push(b'.');
+            octet(self.0, next);
         }
         self.quote();
     }
 
     /// Ends the line.
     pub(crate) fn end(self) {
-        self.out.extend_from_slice(match self.format {
-            LogFormat::Json => b"}\n",
-            LogFormat::Text => b"\n",
-        });
+        self.0.extend_from_slice(if JSON { "}\n" } else { "\n" }.as_bytes());
     }
 
     fn name(&mut self, name: impl Name) {
-        name.write(self.out, self.format);
+        name.write::<JSON>(self.0);
     }
 
     fn quote(&mut self) {
-        if self.format == LogFormat::Json {
-            self.out.push(b'"');
+        if JSON {
+            self.0.push(b'"');
         }
     }
 
     fn integer(&mut self, value: impl itoa::Integer) {
-        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+}
+
+/// A number below 256: where the length is known, writing is a store, and a line has four of them.
+fn octet(out: &mut Vec<u8>, value: u8) {
+    let digit = |value: u8| b'0' + value % 10;
+    match value {
+        0..10 => out.push(digit(value)),
+        10..100 => out.extend_from_slice(&[digit(value / 10), digit(value)]),
+        _ => out.extend_from_slice(&[digit(value / 100), digit(value / 10), digit(value)]),
     }
 }
 
@@ -284,9 +276,6 @@ thread_local! {
     static SECOND: Cell<(Option<u64>, [u8; 19])> = const { Cell::new((None, [0; 19])) };
 }
 
-const LEVEL: Ready = Ready { json: ",\"level\":", text: " level=" };
-const LOG: Ready = Ready { json: ",\"log\":", text: " log=" };
-
 /// Longest value in bytes.
 const LONGEST: usize = 4_096;
 
@@ -367,10 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn every_octet_of_an_address_is_written_in_decimal() {
+        for value in 0..=u8::MAX {
+            assert_eq!(written(|out| octet(out, value)), value.to_string());
+        }
+    }
+
+    #[test]
     fn addresses_are_shown_without_their_mapping() {
         let shown = |ip: IpAddr| {
             written(|out| {
-                let mut line = Line { out, format: LogFormat::Json };
+                let mut line = Line::<true>(out);
                 line.address("peer", ip);
             })
         };
@@ -382,7 +378,7 @@ mod tests {
     fn a_duration_is_told_to_the_microsecond() {
         let shown = |micros| {
             written(|out| {
-                let mut line = Line { out, format: LogFormat::Text };
+                let mut line = Line::<false>(out);
                 line.millis("ms", Duration::from_micros(micros));
             })
         };

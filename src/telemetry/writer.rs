@@ -47,6 +47,8 @@ struct State {
     done: u64,
     /// Somebody waits for the output: don't gather any longer.
     urgent: bool,
+    /// The thread has found nothing to write, and sleeps until it is told of a line.
+    idle: bool,
     closed: bool,
 }
 
@@ -126,9 +128,10 @@ impl Shared {
         if let Some(lines) = state.lines.get_mut(log.index()) {
             *lines += 1;
         }
+        // While lines come it looks for them by itself: a line that woke it would cost what many lines cost.
+        let wake = std::mem::take(&mut state.idle) || (before < PLENTY && after >= PLENTY);
         drop(state);
-        // The thread sleeps without a timeout while nothing is pending; later pushes find it awake.
-        if before == 0 || (before < PLENTY && after >= PLENTY) {
+        if wake {
             self.work.notify_one();
         }
     }
@@ -153,10 +156,14 @@ impl Shared {
 
     /// Waits for lines and moves them into the empty `batch`; `None` once closed and all is written.
     fn next_batch(&self, batch: &mut Vec<u8>) -> Option<[u64; 2]> {
-        let mut state = self.state.lock();
-        self.work.wait_while(&mut state, |now| now.pending.is_empty() && !now.closed);
         let gathering = |now: &mut State| now.pending.len() < PLENTY && !now.urgent && !now.closed;
+        let mut state = self.state.lock();
         self.work.wait_while_for(&mut state, gathering, GATHER);
+        if state.pending.is_empty() && !state.closed {
+            state.idle = true;
+            self.work.wait_while(&mut state, |now| now.pending.is_empty() && !now.closed);
+            self.work.wait_while_for(&mut state, gathering, GATHER);
+        }
         state.urgent = false;
         std::mem::swap(&mut state.pending, batch);
         let lines = std::mem::take(&mut state.lines);
@@ -195,7 +202,7 @@ const CAPACITY: usize = 4 << 20;
 const RESERVE: usize = 256 << 10;
 
 /// So much is worth a write of its own.
-const PLENTY: usize = 256 << 10;
+const PLENTY: usize = 64 << 10;
 
 /// How long the thread gathers lines before it writes.
 const GATHER: Duration = Duration::from_millis(20);

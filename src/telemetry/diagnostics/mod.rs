@@ -27,7 +27,7 @@ use tracing_subscriber::reload;
 
 use crate::clock::Clock;
 use crate::config::{self, Level, LogFormat};
-use crate::telemetry::labels::Log;
+use crate::telemetry::labels::{Label as _, Log};
 use crate::telemetry::line::Line;
 use crate::telemetry::writer::Lines;
 
@@ -116,40 +116,46 @@ struct Events {
 
 impl<S: Subscriber> Layer<S> for Events {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        if self.text.load(Ordering::Relaxed) {
+            self.write::<false>(event);
+        } else {
+            self.write::<true>(event);
+        }
+    }
+}
+
+impl Events {
+    fn write<const JSON: bool>(&self, event: &Event<'_>) {
         let metadata = event.metadata();
         let mut bytes = Vec::with_capacity(256);
-        let wall = self.clock.now().wall;
-        let level = level_name(metadata);
-        let text = self.text.load(Ordering::Relaxed);
-        let format = if text { LogFormat::Text } else { LogFormat::Json };
-        let mut line = Line::begin(&mut bytes, format, wall, level, Log::Diagnostics);
+        let mut line = Line::<JSON>::begin(&mut bytes, self.clock.now().wall);
+        line.word("level", level_name(metadata));
+        line.word("log", Log::Diagnostics.as_str());
         line.text("module", metadata.target());
-        event.record(&mut Fields { line: &mut line });
+        event.record(&mut Fields(&mut line));
         line.end();
         self.lines.push(Log::Diagnostics, &bytes);
     }
 }
 
 /// Writes an event's fields into its line.
-struct Fields<'a, 'b> {
-    line: &'a mut Line<'b>,
-}
+struct Fields<'a, 'b, const JSON: bool>(&'a mut Line<'b, JSON>);
 
-impl Visit for Fields<'_, '_> {
+impl<const JSON: bool> Visit for Fields<'_, '_, JSON> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.line.text(name(field), value);
+        self.0.text(name(field), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.line.truth(name(field), value);
+        self.0.truth(name(field), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.line.number(name(field), value);
+        self.0.number(name(field), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.line.number(name(field), value);
+        self.0.number(name(field), value);
     }
 
     /// An error with the chain of its sources.
@@ -163,7 +169,7 @@ impl Visit for Fields<'_, '_> {
         if write!(text, "{value:?}").is_err() {
             text.push_str("(unprintable)");
         }
-        self.line.text(name(field), &text);
+        self.0.text(name(field), &text);
     }
 }
 

@@ -137,10 +137,8 @@ fn shown(method: &Method) -> &str {
 /// Bytes that are shown of a target: who asks may make one of many thousands.
 const LONGEST_TARGET: usize = 1 << 10;
 
-const KIND: Ready = Ready {
-    json: ",\"level\":\"info\",\"log\":\"access\"",
-    text: " level=info log=access",
-};
+const KIND: Ready =
+    Ready { json: ",\"level\":\"info\",\"log\":\"access\"", text: " level=info log=access" };
 const REQUEST_ID: Ready = Ready { json: ",\"request_id\":", text: " request_id=" };
 const PEER: Ready = Ready { json: ",\"peer\":", text: " peer=" };
 const METHOD: Ready = Ready { json: ",\"method\":", text: " method=" };

@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-
 /// A line, of JSON or text, that is being written to the end of a buffer.
 ///
 /// *Why the format is a part of its type:* its names and marks are of known length then, each a store or two where

@@ -287,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_wakes_the_thread_that_has_found_nothing_to_write() {
+        let (lines, permit, seen) = gated();
+        for line in [b"one\n", b"two\n"] {
+            while !lines.0.0.state.lock().idle {
+                std::thread::yield_now();
+            }
+            lines.push(Log::Access, line);
+            permit.send(()).unwrap();
+            assert_eq!(seen.recv().unwrap(), line);
+        }
+    }
+
+    #[test]
     fn the_last_handle_writes_what_is_pending() {
         let (lines, permit, seen) = gated();
         lines.push(Log::Access, b"late\n");

@@ -79,10 +79,10 @@ fn pieces(criterion: &mut Criterion) {
     });
     let mut unlimited = config.limits;
     raise(&mut unlimited);
-    let limits = Limits::new(&unlimited, &[None], clock.clone());
+    let limits = Limits::new(&unlimited, &[None], clock.mono());
     let caller = callers.identify(&fields, &last).expect("the request has a token");
     group.bench_function("admit", |bencher| {
-        bencher.iter(|| limits.admit(black_box(&caller.id), 0).is_ok());
+        bencher.iter(|| limits.admit(black_box(&caller.id), 0, clock.mono()).is_ok());
     });
     group.bench_function("cache-status", |bencher| {
         bencher.iter(|| CacheStatus::hit(black_box(42)).member("unitgate"));

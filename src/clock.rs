@@ -8,6 +8,7 @@
 //! back. [`Now::since`] takes the larger of the two, so a jump ahead expires and a jump back never
 //! rejuvenates.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -70,7 +71,7 @@ impl Clock {
     /// The present moment, where `present` was just read for the sockets' sake: read once, it serves both.
     pub fn now_at(&self, present: Instant) -> Now {
         match &self.0 {
-            Source::Real(start) => Now { mono: present - *start, wall: wall() },
+            Source::Real(start) => Now { mono: present - *start, wall: wall_at(present) },
             Source::Steered(steered) => Now {
                 mono: Duration::from_nanos(steered.mono_nanos.load(Ordering::SeqCst)),
                 wall: Duration::from_nanos(steered.wall_nanos.load(Ordering::SeqCst)),
@@ -143,6 +144,20 @@ impl Dice {
     }
 }
 
+/// The wall clock at a moment that was just read. A thread reads it once in [`WALL_AGAIN`] and adds what has passed
+/// since: a jump is seen that much later, and each reading is 1 % of a hit.
+fn wall_at(present: Instant) -> Duration {
+    let kept = WALL.get().and_then(|(at, wall)| {
+        let passed = present.checked_duration_since(at)?;
+        (passed < WALL_AGAIN).then(|| wall + passed)
+    });
+    kept.unwrap_or_else(|| {
+        let wall = wall();
+        WALL.set(Some((present, wall)));
+        wall
+    })
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 fn wall() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
@@ -159,6 +174,14 @@ fn mixed(mut state: u64) -> u64 {
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+thread_local! {
+    /// What the wall clock said last, and when.
+    static WALL: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// How long a reading of the wall clock is good for.
+const WALL_AGAIN: Duration = Duration::from_millis(1);
 
 /// 2^64 divided by the golden ratio: splitmix64's step.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -182,6 +205,18 @@ mod tests {
         let then = clock.now();
         clock.set_wall(Duration::from_secs(5_000));
         assert_eq!(clock.now().since(&then), Duration::from_secs(4_000));
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_again_once_a_reading_has_aged_or_lies_ahead() {
+        let (present, hour) = (Instant::now(), Duration::from_hours(1));
+        let read = wall_at(present);
+        let soon = Duration::from_micros(999);
+        assert_eq!(wall_at(present + soon), read + soon);
+        // Read anew, while nearly no time has passed.
+        assert!(wall_at(present + hour) < read + hour);
+        let anew = wall_at(present);
+        assert!(read <= anew && anew < read + hour);
     }
 
     #[test]

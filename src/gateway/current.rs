@@ -115,7 +115,7 @@ impl Gateway {
     pub fn new(config: &Config, ground: Ground) -> Self {
         let Ground { callers, upstreams, telemetry, clock, dice, shutdown } = ground;
         let routes = Routes::new(config);
-        let limits = Limits::new(&config.limits, &rates(&routes), clock.clone());
+        let limits = Limits::new(&config.limits, &rates(&routes), clock.mono());
         let made_up = format!("unitgate-{:08x}", dice.roll() >> 32);
         let cache = Arc::new(Cache::new(config.cache.max_bytes));
         Self(Arc::new(Shared {
@@ -144,8 +144,7 @@ impl Gateway {
         let shared = &*self.0;
         let last = &shared.follows;
         let routes = last.routes.succeeded_by(config);
-        let limits =
-            last.limits.succeeded_by(&config.limits, &rates(&routes), shared.clock.clone());
+        let limits = last.limits.succeeded_by(&config.limits, &rates(&routes), shared.clock.mono());
         let made_up = shared.made_up.clone();
         let mut follows = Follows::of(config, routes, limits, upstreams, telemetry, &made_up);
         follows.follow(last);

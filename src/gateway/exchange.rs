@@ -90,7 +90,7 @@ impl Gateway {
     }
 
     async fn admit_upstream(&self, caller: &CallerId) -> Result<Option<LanePermit>, Error> {
-        let budget = self.0.follows.limits.admit_upstream(caller);
+        let budget = self.0.follows.limits.admit_upstream(caller, self.0.clock.mono());
         self.note_decision(Limiter::Upstream, budget.is_ok());
         budget?;
         let place = self.0.follows.limits.enter_lane(caller).await;
@@ -103,7 +103,7 @@ impl Gateway {
         let Some(caller) = caller else { return };
         if status == StatusCode::UNAUTHORIZED {
             self.0.follows.limits.rejected(caller);
-            self.0.follows.limits.charge_peer(peer);
+            self.0.follows.limits.charge_peer(peer, self.0.clock.mono());
             let scope = Scope::Caller(*caller);
             self.invalidate(&Invalidation {
                 scope,

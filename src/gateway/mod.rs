@@ -167,7 +167,7 @@ impl Gateway {
         session: &Session,
         account: &mut Account<'_>,
     ) -> Result<Reply, Error> {
-        self.admit_peer(inbound.line().peer)?;
+        self.admit_peer(inbound.line())?;
         let matched = self.0.follows.routes.resolve(inbound.method(), inbound.uri());
         if let Ok(matched) = &matched {
             account.found(matched);
@@ -177,7 +177,7 @@ impl Gateway {
         let caller = self.identify(inbound, session, &matched)?;
         if let Some(caller) = &caller {
             account.identified(&caller.id);
-            account.quota = self.admit(caller, &matched)?;
+            account.quota = self.admit(caller, &matched, inbound.line().at)?;
         }
         let plan = self.plan_at(matched.route.index);
         let mut asked = Asked { inbound, matched, plan, account };
@@ -311,8 +311,8 @@ impl Gateway {
         }
     }
 
-    fn admit_peer(&self, peer: IpAddr) -> Result<(), Error> {
-        let admitted = self.0.follows.limits.admit_peer(peer);
+    fn admit_peer(&self, line: &RequestLine) -> Result<(), Error> {
+        let admitted = self.0.follows.limits.admit_peer(line.peer, line.at.mono);
         self.note_decision(Limiter::Peer, admitted.is_ok());
         Ok(admitted?)
     }
@@ -329,7 +329,7 @@ impl Gateway {
         }
         let caller = self.0.callers.identify(inbound.fields(), &session.last_caller);
         if caller.is_err() {
-            self.0.follows.limits.charge_peer(inbound.line().peer);
+            self.0.follows.limits.charge_peer(inbound.line().peer, inbound.line().at.mono);
         }
         Ok(Some(caller?))
     }
@@ -340,8 +340,14 @@ impl Gateway {
         if in_flight > self.0.follows.requests { Err(Error::Overloaded) } else { Ok(()) }
     }
 
-    fn admit(&self, caller: &Caller<'_>, matched: &Match<'_>) -> Result<Option<Quota>, Error> {
-        let admitted = self.0.follows.limits.admit(&caller.id, usize::from(matched.route.id));
+    fn admit(
+        &self,
+        caller: &Caller<'_>,
+        matched: &Match<'_>,
+        now: Now,
+    ) -> Result<Option<Quota>, Error> {
+        let route = usize::from(matched.route.id);
+        let admitted = self.0.follows.limits.admit(&caller.id, route, now.mono);
         self.note_decision(Limiter::Caller, admitted.is_ok());
         Ok(admitted?)
     }

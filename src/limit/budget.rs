@@ -6,39 +6,38 @@
 //!
 //! *Why not* a window counter: it admits twice the rate across the edge of two windows.
 
+use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::RateLimiter;
-use governor::clock::Clock as _;
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 
 use super::store::{Buckets, Key, Ledger, Visit};
-use crate::clock::{Clock, nanos};
+use crate::clock::nanos;
 use crate::config::Rate;
 
 /// A limiter for keys of one kind.
 pub(super) struct Budget<K: Key> {
-    limiter: RateLimiter<Visit<K>, Ledger<K>, Ticks, StateInformationMiddleware>,
+    limiter: RateLimiter<Visit<K>, Ledger<K>, Told, StateInformationMiddleware>,
     limit: u32,
     window: u64,
     interval: Duration,
 }
 
 impl<K: Key> Budget<K> {
-    /// Rates above one request per nanosecond count as that.
-    pub(super) fn new(rate: Rate, buckets: Arc<Buckets<K>>, clock: Clock) -> Self {
+    /// Begins `at` a moment. Rates above one request per nanosecond count as that.
+    pub(super) fn new(rate: Rate, buckets: Arc<Buckets<K>>, at: Duration) -> Self {
         let at_least_one = |n: u32| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let pace = at_least_one(rate.per_second.min(NANOS_PER_SECOND));
         let burst = at_least_one(rate.burst);
         let quota = governor::Quota::per_second(pace).allow_burst(burst);
         let interval = quota.replenish_interval();
-        let ticks = Ticks(clock);
-        let ledger = Ledger::new(buckets, interval.into(), ticks.now());
+        let ledger = Ledger::new(buckets, interval.into(), Told::tell(at));
         Self {
-            limiter: RateLimiter::new(quota, ledger, ticks),
+            limiter: RateLimiter::new(quota, ledger, Told),
             limit: burst.get(),
             window: u64::from(burst.get().div_ceil(pace.get())),
             interval,
@@ -46,16 +45,17 @@ impl<K: Key> Budget<K> {
     }
 
     /// Takes one request's worth from the bucket of `key`; `Err` when it is empty.
-    pub(super) fn take(&self, key: K) -> Result<Quota, Quota> {
-        self.visit(&Visit { key, takes: true })
+    pub(super) fn take(&self, key: K, at: Duration) -> Result<Quota, Quota> {
+        self.visit(&Visit { key, takes: true }, at)
     }
 
     /// What [`Budget::take`] would say, without taking.
-    pub(super) fn ask(&self, key: K) -> Result<Quota, Quota> {
-        self.visit(&Visit { key, takes: false })
+    pub(super) fn ask(&self, key: K, at: Duration) -> Result<Quota, Quota> {
+        self.visit(&Visit { key, takes: false }, at)
     }
 
-    fn visit(&self, visit: &Visit<K>) -> Result<Quota, Quota> {
+    fn visit(&self, visit: &Visit<K>, at: Duration) -> Result<Quota, Quota> {
+        let at = Told::tell(at);
         match self.limiter.check_key(visit) {
             Ok(seen) => {
                 let remaining = seen.remaining_burst_capacity();
@@ -63,7 +63,7 @@ impl<K: Key> Budget<K> {
                 Ok(self.quota(remaining, seconds(refill)))
             }
             Err(until) => {
-                let wait = until.wait_time_from(self.limiter.clock().now());
+                let wait = until.wait_time_from(at);
                 Err(self.quota(0, seconds(wait).max(1)))
             }
         }
@@ -93,15 +93,31 @@ pub struct Quota {
     pub reset: u64,
 }
 
-/// Our clock as governor reads it: monotonic, in nanoseconds since the process began.
-struct Ticks(Clock);
+/// The clock that governor reads: it shows the moment that its thread was told last, monotonic, in nanoseconds
+/// since the process began.
+///
+/// *Why not a clock that runs:* a request has read the time already, and for each of its limits it would read it
+/// again; that costs more than what governor does with it.
+struct Told;
 
-impl governor::clock::Clock for Ticks {
+impl Told {
+    fn tell(at: Duration) -> Nanos {
+        let at = Nanos::new(nanos(at).min(LATEST));
+        MOMENT.set(at);
+        at
+    }
+}
+
+impl governor::clock::Clock for Told {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        Nanos::new(nanos(self.0.mono()).min(LATEST))
+        MOMENT.get()
     }
+}
+
+thread_local! {
+    static MOMENT: Cell<Nanos> = const { Cell::new(Nanos::new(0)) };
 }
 
 /// Whole seconds, rounded up.

@@ -18,14 +18,16 @@
 //!    lock out a known caller.
 //! 3. Who waits as long as a refusal says is admitted, if nobody used the bucket meanwhile.
 //!
+//! Each is asked `at` a moment of the monotonic clock, which the request has read before.
+//!
 //! *Why not* one limiter for hits and misses: a hit costs us microseconds, a miss costs the
 //! upstream an answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::caller::CallerId;
-use crate::clock::Clock;
 use crate::config::{self, Rate};
 
 mod budget;
@@ -62,7 +64,7 @@ pub struct Limits {
 impl Limits {
     /// `routes` holds by the route's number the rate that replaces `config.caller` there, also where
     /// that is off.
-    pub fn new(config: &config::Limits, routes: &[Option<Rate>], clock: Clock) -> Self {
+    pub fn new(config: &config::Limits, routes: &[Option<Rate>], at: Duration) -> Self {
         let known = Known::new(config.keys);
         let ground = Self {
             callers: Arc::new(Buckets::new(config.keys, Some(known.clone()))),
@@ -76,7 +78,7 @@ impl Limits {
             lane_config: None,
             known,
         };
-        ground.succeeded_by(config, routes, clock)
+        ground.succeeded_by(config, routes, at)
     }
 
     /// Other rates over the same buckets: what a caller or peer owes, and who is known, stays. The room
@@ -87,10 +89,10 @@ impl Limits {
         &self,
         config: &config::Limits,
         routes: &[Option<Rate>],
-        clock: Clock,
+        at: Duration,
     ) -> Self {
         let (callers, upstreams, peers) = (&self.callers, &self.upstreams, &self.peers);
-        let per_route = |rate: Rate| Budget::new(rate, Arc::clone(callers), clock.clone());
+        let per_route = |rate: Rate| Budget::new(rate, Arc::clone(callers), at);
         let lane = if config.lane == self.lane_config {
             self.lane.clone()
         } else {
@@ -101,8 +103,8 @@ impl Limits {
             routes: routes.iter().map(|rate| rate.map(per_route)).collect(),
             upstream: config
                 .caller_upstream
-                .map(|rate| Budget::new(rate, Arc::clone(upstreams), clock.clone())),
-            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(peers), clock)),
+                .map(|rate| Budget::new(rate, Arc::clone(upstreams), at)),
+            peer: config.peer.map(|rate| Budget::new(rate, Arc::clone(peers), at)),
             lane,
             lane_config: config.lane,
             callers: Arc::clone(callers),
@@ -116,23 +118,23 @@ impl Limits {
     ///
     /// # Errors
     /// When too many of its requests were charged. IPv6 peers are told apart by /64.
-    pub fn admit_peer(&self, peer: IpAddr) -> Result<(), Throttled> {
+    pub fn admit_peer(&self, peer: IpAddr, at: Duration) -> Result<(), Throttled> {
         let Some(budget) = &self.peer else {
             return Ok(());
         };
         // The peer learns when to come back, not the quota: it isn't the caller's.
         budget
-            .ask(peer.into())
+            .ask(peer.into(), at)
             .map(drop)
             .map_err(|quota| Throttled::new(Limiter::Peer, quota.reset, None))
     }
 
     /// Charges a peer for a request that failed identification or earned a 401 from the upstream.
-    pub fn charge_peer(&self, peer: IpAddr) {
+    pub fn charge_peer(&self, peer: IpAddr, at: Duration) {
         // A bucket that is empty already can't be charged more, and refuses at the next
         // `admit_peer`.
         if let Some(budget) = &self.peer {
-            budget.take(peer.into()).ok();
+            budget.take(peer.into(), at).ok();
         }
     }
 
@@ -141,10 +143,15 @@ impl Limits {
     ///
     /// # Errors
     /// When the bucket is empty.
-    pub fn admit(&self, caller: &CallerId, route: usize) -> Result<Option<Quota>, Throttled> {
+    pub fn admit(
+        &self,
+        caller: &CallerId,
+        route: usize,
+        at: Duration,
+    ) -> Result<Option<Quota>, Throttled> {
         let budget = self.routes.get(route).and_then(Option::as_ref).or(self.caller.as_ref());
         budget
-            .map(|budget| budget.take(CallerKey::new(*caller, route)))
+            .map(|budget| budget.take(CallerKey::new(*caller, route), at))
             .transpose()
             .map_err(refused_by(Limiter::Caller))
     }
@@ -153,11 +160,11 @@ impl Limits {
     ///
     /// # Errors
     /// When the budget is used up.
-    pub fn admit_upstream(&self, caller: &CallerId) -> Result<(), Throttled> {
+    pub fn admit_upstream(&self, caller: &CallerId, at: Duration) -> Result<(), Throttled> {
         let Some(budget) = &self.upstream else {
             return Ok(());
         };
-        budget.take(CallerKey::new(*caller, 0)).map(drop).map_err(refused_by(Limiter::Upstream))
+        budget.take(CallerKey::new(*caller, 0), at).map(drop).map_err(refused_by(Limiter::Upstream))
     }
 
     /// A place upstream for the time of an exchange: at once and without a permit for a known

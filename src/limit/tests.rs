@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -43,7 +44,7 @@ fn each_caller_and_each_route_has_a_bucket_of_its_own() {
 fn the_rate_of_a_route_replaces_the_callers_there() {
     for everywhere in [Some(rate(1, 3)), None] {
         let config = config::Limits { caller: everywhere, ..all_off() };
-        let limits = Limits::new(&config, &[None, Some(rate(1, 7))], still());
+        let limits = Clocked::new(&config, &[None, Some(rate(1, 7))], still());
         assert_eq!(admitted(&limits, 1, 1, 9), 7);
         assert_eq!(admitted(&limits, 1, 0, 9), if everywhere.is_some() { 3 } else { 9 });
         assert_eq!(admitted(&limits, 1, 2, 9), if everywhere.is_some() { 3 } else { 9 });
@@ -87,7 +88,7 @@ fn rates_beyond_what_a_clock_can_tell_apart_saturate() {
 fn what_goes_upstream_has_a_budget_of_its_own() {
     let config =
         config::Limits { caller: Some(rate(1, 9)), caller_upstream: Some(rate(1, 2)), ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     let upstream = || limits.admit_upstream(&caller(1));
     assert_eq!((upstream(), upstream()), (Ok(()), Ok(())));
     let refusal = upstream().unwrap_err();
@@ -99,7 +100,7 @@ fn what_goes_upstream_has_a_budget_of_its_own() {
 
 #[test]
 fn a_limiter_that_is_off_neither_counts_nor_remembers() {
-    let limits = Limits::new(&all_off(), &[None], still());
+    let limits = Clocked::new(&all_off(), &[None], still());
     let peer = peer("192.0.2.1");
     for n in 0..1000 {
         assert_eq!(limits.admit(&caller(n), 0), Ok(None));
@@ -127,7 +128,7 @@ fn threads_that_share_a_bucket_get_no_more_than_is_in_it() {
 #[test]
 fn a_million_bogus_tokens_stay_within_the_cap_and_reset_nobody() {
     let config = config::Limits { caller: Some(rate(1, 3)), keys: 5000, ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     assert_eq!(admitted(&limits, 0, 0, 9), 3);
     for bogus in 1..=1_000_000 {
         limits.admit(&caller(bogus), 0).ok();
@@ -155,7 +156,7 @@ fn a_flood_that_lasts_lets_a_caller_have_its_rate_and_no_more() {
 #[test]
 fn a_known_caller_finds_room_among_strangers_in_debt() {
     let config = config::Limits { caller: Some(rate(1, 3)), keys: 100, ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     limits.accepted(&caller(0));
     for bogus in 1..=10_000 {
         limits.admit(&caller(bogus), 0).ok();
@@ -200,7 +201,7 @@ fn only_full_buckets_make_room() {
 #[test]
 fn routes_with_rates_of_their_own_share_the_cap() {
     let config = config::Limits { caller: Some(rate(1, 3)), keys: 100, ..all_off() };
-    let limits = Limits::new(&config, &[None, Some(rate(5, 5)), Some(rate(7, 7))], still());
+    let limits = Clocked::new(&config, &[None, Some(rate(5, 5)), Some(rate(7, 7))], still());
     for n in 0..3000 {
         limits.admit(&caller(n), usize::try_from(n % 3).unwrap()).ok();
     }
@@ -236,7 +237,7 @@ fn a_peer_is_a_network_however_it_is_written() {
         ("::ffff:192.0.2.1", "192.0.2.1", true),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", false),
     ] {
-        let limits = Limits::new(&config, &[], still());
+        let limits = Clocked::new(&config, &[], still());
         limits.charge_peer(peer(charged));
         assert_eq!(limits.admit_peer(peer(asked)).is_err(), same, "{charged} and {asked}");
     }
@@ -245,7 +246,7 @@ fn a_peer_is_a_network_however_it_is_written() {
 #[test]
 fn a_million_peers_stay_within_the_cap() {
     let config = config::Limits { peer: Some(rate(1, 1)), keys: 3000, ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     for n in 0..1_000_000_u128 {
         limits.charge_peer(IpAddr::from((0x2001_0db8_u128 << 96 | n << 64).to_be_bytes()));
     }
@@ -313,7 +314,7 @@ async fn a_waiter_that_leaves_takes_no_place_with_it() {
 #[tokio::test]
 async fn bogus_callers_never_become_known_and_the_known_stay_within_the_cap() {
     let config = config::Limits { keys: 100, lane: Some(lane(1, Duration::ZERO)), ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     for bogus in 0..1000 {
         assert!(enter(&limits, bogus).await.unwrap().is_some());
         limits.rejected(&caller(bogus));
@@ -333,7 +334,7 @@ async fn bogus_callers_never_become_known_and_the_known_stay_within_the_cap() {
 #[tokio::test]
 async fn without_a_lane_too_the_known_who_ask_are_kept() {
     let config = config::Limits { keys: 100, lane: None, ..all_off() };
-    let limits = Limits::new(&config, &[], still());
+    let limits = Clocked::new(&config, &[], still());
     for accepted in 0..1000 {
         limits.accepted(&caller(accepted));
         assert!(enter(&limits, 0).await.unwrap().is_none());
@@ -431,17 +432,17 @@ fn still() -> Clock {
     Clock::steered(Duration::from_secs(1_700_000_000))
 }
 
-fn steered(config: &config::Limits) -> (Limits, Clock) {
+fn steered(config: &config::Limits) -> (Clocked, Clock) {
     let clock = still();
-    (Limits::new(config, &[], clock.clone()), clock)
+    (Clocked::new(config, &[], clock.clone()), clock)
 }
 
-fn callers_at(per_second: u32, burst: u32) -> (Limits, Clock) {
+fn callers_at(per_second: u32, burst: u32) -> (Clocked, Clock) {
     steered(&config::Limits { caller: Some(rate(per_second, burst)), ..all_off() })
 }
 
 fn lane_of(in_flight: usize, wait: Duration) -> Limits {
-    steered(&config::Limits { lane: Some(lane(in_flight, wait)), ..all_off() }).0
+    steered(&config::Limits { lane: Some(lane(in_flight, wait)), ..all_off() }).0.0
 }
 
 /// A caller whose digest is spread as a real one is.
@@ -458,12 +459,12 @@ fn peer(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn admit(limits: &Limits, n: u64) -> Result<Option<Quota>, Throttled> {
+fn admit(limits: &Clocked, n: u64) -> Result<Option<Quota>, Throttled> {
     limits.admit(&caller(n), 0)
 }
 
 /// How many of so many requests pass.
-fn admitted(limits: &Limits, n: u64, route: usize, requests: usize) -> usize {
+fn admitted(limits: &Clocked, n: u64, route: usize, requests: usize) -> usize {
     (0..requests).filter(|_| limits.admit(&caller(n), route).is_ok()).count()
 }
 
@@ -477,5 +478,38 @@ fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
+    }
+}
+
+/// Limits that are asked at the present of a clock.
+struct Clocked(Limits, Clock);
+
+impl Deref for Clocked {
+    type Target = Limits;
+
+    fn deref(&self) -> &Limits {
+        &self.0
+    }
+}
+
+impl Clocked {
+    fn new(config: &config::Limits, routes: &[Option<Rate>], clock: Clock) -> Self {
+        Self(Limits::new(config, routes, clock.mono()), clock)
+    }
+
+    fn admit(&self, caller: &CallerId, route: usize) -> Result<Option<Quota>, Throttled> {
+        self.0.admit(caller, route, self.1.mono())
+    }
+
+    fn admit_upstream(&self, caller: &CallerId) -> Result<(), Throttled> {
+        self.0.admit_upstream(caller, self.1.mono())
+    }
+
+    fn admit_peer(&self, peer: IpAddr) -> Result<(), Throttled> {
+        self.0.admit_peer(peer, self.1.mono())
+    }
+
+    fn charge_peer(&self, peer: IpAddr) {
+        self.0.charge_peer(peer, self.1.mono());
     }
 }

@@ -169,14 +169,11 @@ async fn exchange<H: Handler>(
     port: &Port<H>,
     activity: &Arc<Activity>,
 ) -> (Option<Refused>, Line) {
-    let session = port.handler.session(peer);
-    // One count to move per request, on a line of memory that no other connection touches.
-    let asked = Arc::new((port.handler.clone(), session, Arc::clone(activity)));
+    // Lent to each request, which is over before they are: nothing is counted for it.
+    let (handler, session) = (&port.handler, &port.handler.session(peer));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let asked = Arc::clone(&asked);
-        asked.2.asked(!request.body().is_end_stream());
+        activity.asked(!request.body().is_end_stream());
         async move {
-            let (handler, session, activity) = &*asked;
             let mut response = handler.call(&mut request, session, activity.ahead()).await;
             if activity.is_worn() {
                 // RFC 9112 §9.6; hyper closes after an answer that says so.

@@ -40,13 +40,14 @@ def ratio(values, bases):
 def loads(rows, peers, rounds):
     """of `one`, `many`, `misses`"""
     best = max((name for name in peers if name in rows), key=lambda name: rows[name]["rate"], default=None)
-    yield "", "requests/s", "CPU µs/request", "core busy", "CPU ÷ yardstick", "rate ÷ best peer", ""
+    yield "", "requests/s", "CPU µs/request", "core busy", "generator", "CPU ÷ yardstick", "rate ÷ best peer", ""
     for name, row in rows.items():
         yield (
             name,
             f"{row['rate']:,.0f}",
             f"{row['cpu_us']:.2f}",
             f"{row['busy']:.0%}",
+            f"{row['generator']:.0%}",
             ratio(rounds[name]["cpu_us"], rounds.get("yardstick", {}).get("cpu_us")),
             ratio(rounds[name]["rate"], rounds.get(best, {}).get("rate")),
             saturation(row),

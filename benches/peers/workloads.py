@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import re
+import resource
 import ssl
 import subprocess
 import time
@@ -54,11 +55,11 @@ class Bench:
 
 
 class Metered:
-    """CPU time of a server, of the upstream, and of the server's core, while something is done."""
+    """CPU time of a server, the upstream, the server's core and a generator that ends, while something is done."""
 
     def __init__(self, bench, server):
         core = bench.place.server_cores[0]
-        self.clocks = [server.cpu_ns, bench.upstream.cpu_ns, lambda: busy_ns(core)]
+        self.clocks = [server.cpu_ns, bench.upstream.cpu_ns, lambda: busy_ns(core), ended_ns]
 
     def __enter__(self):
         self.began = [clock() for clock in self.clocks]
@@ -66,7 +67,13 @@ class Metered:
 
     def __exit__(self, *_):
         spent = [clock() - began for clock, began in zip(self.clocks, self.began)]
-        self.server_ns, self.upstream_ns, self.core_ns = spent
+        self.server_ns, self.upstream_ns, self.core_ns, self.generator_ns = spent
+
+
+def ended_ns():
+    """CPU time of this script's processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1e9
 
 
 def warm(server, keys):
@@ -179,6 +186,7 @@ def metered(cpu, requests, ns):
         "cpu_us": cpu.server_ns / requests / 1000,
         "busy": cpu.server_ns / ns,
         "others": max(0, cpu.core_ns - cpu.server_ns) / ns,
+        "generator": cpu.generator_ns / ns,
     }
 
 

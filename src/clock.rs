@@ -79,7 +79,7 @@ impl Clock {
         }
     }
 
-    /// The monotonic clock alone: what a limiter needs, at half the price.
+    /// The monotonic clock alone.
     pub fn mono(&self) -> Duration {
         self.mono_at(Instant::now())
     }

@@ -81,7 +81,7 @@ impl Crowd {
     /// Waits so long, or with who waits already for as long as he does.
     async fn wait(&self, delay: Duration) {
         let mut over = pin!(self.over.notified());
-        // From here on: nobody is told who only asks once it is over.
+        // From here on, so that no end is missed between the look at `waits` and the wait.
         over.as_mut().enable();
         if self.waits.swap(true, Ordering::Relaxed) {
             return over.await;

@@ -18,7 +18,7 @@
 //!    lock out a known caller.
 //! 3. Who waits as long as a refusal says is admitted, if nobody used the bucket meanwhile.
 //!
-//! Each is asked `at` a moment of the monotonic clock, which the request has read before.
+//! A rate is asked `at` a moment of the monotonic clock, which its asker has read already.
 //!
 //! *Why not* one limiter for hits and misses: a hit costs us microseconds, a miss costs the
 //! upstream an answer.

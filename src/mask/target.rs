@@ -12,10 +12,6 @@ impl Masker {
     /// A request target with its secrets masked, for logs.
     pub fn target<'a>(&self, target: &'a str) -> Cow<'a, str> {
         let shown = self.text(target);
-        // Nearly none has a query, and this finds that out in a third of what `split_once` takes.
-        if memchr::memchr(b'?', shown.as_bytes()).is_none() {
-            return shown;
-        }
         let Some((path, query)) = shown.split_once('?') else { return shown };
         if !query.split('&').any(|pair| self.tells_a_secret(pair)) {
             return shown;

@@ -159,6 +159,8 @@ const SIDE: Ready = Ready { json: ",\"side\":", text: " side=" };
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::telemetry::line::Name;
 
@@ -166,6 +168,21 @@ mod tests {
         let mut out = Vec::new();
         name.write::<JSON>(&mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_every_line_begins_with_is_its_level_and_its_log() {
+        fn begun<const JSON: bool>(write: fn(&mut Line<'_, JSON>)) -> String {
+            let mut out = Vec::new();
+            write(&mut Line::begin(&mut out, Duration::ZERO));
+            String::from_utf8(out).unwrap()
+        }
+        fn written<const JSON: bool>(line: &mut Line<'_, JSON>) {
+            line.word("level", "info");
+            line.word("log", Log::Access.as_str());
+        }
+        assert_eq!(begun::<true>(|line| line.members(KIND)), begun(written::<true>));
+        assert_eq!(begun::<false>(|line| line.members(KIND)), begun(written::<false>));
     }
 
     #[test]

@@ -115,23 +115,18 @@ impl<'a> Exchange<'a> {
         self.facts.outcome = reply.outcome;
         self.facts.reply = Some(reply);
     }
-
-    /// Tells the logs and the metrics.
-    fn record(&mut self) {
-        let facts = &mut self.facts;
-        let telemetry = self.telemetry;
-        facts.took = telemetry.clock.mono().saturating_sub(facts.arrival.started.mono);
-        count(&telemetry.metrics, facts);
-        telemetry.access.record(facts);
-    }
 }
 
 impl Drop for Exchange<'_> {
+    /// Tells the logs and the metrics.
     fn drop(&mut self) {
-        if self.facts.reply.is_none() && std::thread::panicking() {
-            self.facts.outcome = Outcome::GatewayFailed;
+        let (telemetry, facts) = (self.telemetry, &mut self.facts);
+        if facts.reply.is_none() && std::thread::panicking() {
+            facts.outcome = Outcome::GatewayFailed;
         }
-        self.record();
+        facts.took = telemetry.clock.mono().saturating_sub(facts.arrival.started.mono);
+        count(&telemetry.metrics, facts);
+        telemetry.access.record(facts);
     }
 }
 

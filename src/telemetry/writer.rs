@@ -128,7 +128,7 @@ impl Shared {
         if let Some(lines) = state.lines.get_mut(log.index()) {
             *lines += 1;
         }
-        // While lines come it looks for them by itself: a line that woke it would cost what many lines cost.
+        // While lines come the thread looks for them by itself: to wake it costs as much as many lines.
         let wake = std::mem::take(&mut state.idle) || (before < PLENTY && after >= PLENTY);
         drop(state);
         if wake {

@@ -34,6 +34,7 @@ use super::wear::Wear;
 use super::{Handler, Refused};
 use crate::clock::{Clock, Dice};
 use crate::config;
+use crate::socket::Socket;
 
 /// What connections share that are held to the same configuration.
 pub(super) struct Port<H> {
@@ -186,7 +187,7 @@ async fn exchange<H: Handler>(
     // A client that closes its side has left (as nginx sees it): else nobody would notice one that really has while
     // its request is worked on. hyper looks for that right after each head, into a buffer that it makes anew since the
     // head is still in the last one: some 3 % of a hit. Where we can look ourselves, we do, and only while we wait.
-    let socket = stream.socket().cloned();
+    let socket = stream.socket().map(Socket::watch);
     let mut http1 = port.http1.clone();
     http1.half_close(socket.is_some());
     let has_left = |cx: &mut Context<'_>| {

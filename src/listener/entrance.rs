@@ -5,7 +5,7 @@
 //! 2. A connection counts at the address that it is really from, where that is told by a trusted peer.
 //! 3. Where none of it is configured, a connection pays for none of it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::line::Line;
 use super::rewound::Rewound;
 use super::tls::{H2, Tls};
 use super::{Change, Handler, Refused, http2, proxy};
+use crate::socket::send_what_was_put_off;
 
 /// Serves a connection, whatever it turns out to speak.
 pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>) {
@@ -87,7 +88,12 @@ fn rewound(stream: Rewound<Line>) -> Line {
 /// What fails is told before the stream is closed.
 async fn secured<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Port<H>>, tls: &Tls) {
     let mut handshake = pin!(tls.acceptor().accept(stream).into_fallible());
-    match in_time(&port, port.patience.head, handshake.as_mut()).await {
+    let handshake = poll_fn(|cx| {
+        // A step of it takes as long as fifty hits.
+        send_what_was_put_off();
+        handshake.as_mut().poll(cx)
+    });
+    match in_time(&port, port.patience.head, handshake).await {
         Passed::Done(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
             let stream = Line::Tls(Box::new(stream));

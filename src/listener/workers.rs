@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::watch;
 
 use crate::shutdown::Shutdown;
+use crate::socket::Postman;
 
 /// The threads that serve connections; they end when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -38,7 +39,12 @@ struct Worker {
 impl Workers {
     /// The runtime that calls, and no threads.
     pub fn here() -> Self {
-        Self::of(vec![Handle::current()], watch::Sender::new(()))
+        let runtime = Handle::current();
+        // Else its tasks are at home on no thread, and each write goes out by itself.
+        if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            employ(&runtime);
+        }
+        Self::of(vec![runtime], watch::Sender::new(()))
     }
 
     /// That many threads, at least one.
@@ -111,6 +117,7 @@ fn start(number: usize, mut stop: watch::Receiver<()>) -> io::Result<Handle> {
         .max_io_events_per_tick(EVENTS_AT_ONCE)
         .build()?;
     let handle = runtime.handle().clone();
+    employ(&handle);
     thread::Builder::new().name(format!("unitgate-{number}")).spawn(move || {
         // An error says that the crew is gone.
         runtime.block_on(async { while stop.changed().await.is_ok() {} });
@@ -118,6 +125,12 @@ fn start(number: usize, mut stop: watch::Receiver<()>) -> io::Result<Handle> {
         runtime.shutdown_background();
     })?;
     Ok(handle)
+}
+
+/// Has what connections put off be sent, for as long as the runtime lasts.
+fn employ(runtime: &Handle) {
+    #[expect(clippy::disallowed_methods, reason = "it never ends, and no drain is to wait for it")]
+    drop(runtime.spawn(Postman::default()));
 }
 
 /// Connections that are served before what they began is: of hundreds that ask for the same at once, the first

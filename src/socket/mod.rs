@@ -6,61 +6,118 @@
 //!
 //! *Why one buffer at a time:* the kernel takes one (`send`) for less than a list of them (`writev`), which it has to
 //! fetch, check and walk: 3 % of a hit, head and body of a kB. Copying them together costs a tenth of that.
+//!
+//! *Why not each write by itself:* see [`outbox`].
+
+mod outbox;
 
 use std::cell::RefCell;
-use std::io::{ErrorKind, IoSlice, Result};
+use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
 
+use parking_lot::Mutex;
 use rustix::io::{Errno, writev};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A TCP connection. Clones are the same one; it is closed with the last.
-#[derive(Clone, Debug)]
-pub struct Socket(Arc<TcpStream>);
+pub use self::outbox::{Postman, send_what_was_put_off};
+
+/// A TCP connection; it is closed with the last that knows it.
+#[derive(Debug)]
+pub struct Socket {
+    shared: Arc<Shared>,
+    /// Small writes go to the outbox of the thread, where it has one.
+    puts_off: bool,
+    /// Whom [`Owed`] knows, so that it is looked into only when that is another one.
+    task: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: TcpStream,
+    /// There is something in `owed`.
+    owes: AtomicBool,
+    owed: Mutex<Owed>,
+}
+
+/// What became of writes that were put off and could not be sent.
+#[derive(Debug, Default)]
+struct Owed {
+    /// They are still to be sent, before anything else.
+    bytes: Vec<u8>,
+    error: Option<Error>,
+    /// The task to be told.
+    task: Option<Waker>,
+}
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self(Arc::new(stream))
+        let shared = Shared { stream, owes: AtomicBool::new(false), owed: Mutex::default() };
+        Self { shared: Arc::new(shared), puts_off: false, task: None }
     }
 }
 
 impl Socket {
+    /// Lets small writes wait for those of other connections (see [`Postman`]), and go out with them. A flush does not
+    /// wait for them: it can only tell what is left to do where one has failed, and wakes the task for that. To end
+    /// our side, or to let the socket go, sends them first.
+    #[must_use]
+    pub fn putting_off(mut self) -> Self {
+        self.puts_off = true;
+        self
+    }
+
     /// Has the close be a reset that drops what was not delivered.
     ///
     /// # Errors
     /// The connection is gone.
     pub fn set_zero_linger(&self) -> Result<()> {
-        self.0.set_zero_linger()
+        self.shared.stream.set_zero_linger()
     }
 
     /// Whom it is with.
     #[cfg(test)]
     pub(crate) fn peer_addr(&self) -> Result<std::net::SocketAddr> {
-        self.0.peer_addr()
+        self.shared.stream.peer_addr()
     }
 
-    /// Ready once the peer has ended its side or the connection failed; what it has sent stays unread. Pending, and
-    /// not woken for its end, where something unread stands before it.
-    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Ok(()) = ready!(self.0.poll_read_ready(cx)) else {
-                return Poll::Ready(());
-            };
-            match self.attempt(Interest::READABLE, 1, || {
-                Ok(recv(&*self.0, &mut [0][..], RecvFlags::PEEK)?.0)
-            }) {
-                Some(Ok(1..)) => return Poll::Pending,
-                Some(_) => return Poll::Ready(()),
-                None => {}
-            }
+    /// What looks at it from beside.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.shared))
+    }
+
+    /// Puts the write off, where that is possible.
+    fn put_off(&mut self, cx: &Context<'_>, pieces: &[IoSlice<'_>]) -> bool {
+        if !self.puts_off || self.shared.owes.load(Relaxed) {
+            return false;
         }
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+            self.shared.owed.lock().task.clone_from(&self.task);
+        }
+        outbox::put(&self.shared, pieces)
     }
 
-    /// Writes so many bytes, or a part of them, as soon as there is room.
+    /// Writes now, so many bytes or a part of them, as soon as there is room: after all that was put off.
+    fn poll_writing(
+        &self,
+        cx: &mut Context<'_>,
+        length: usize,
+        write: impl FnMut() -> Result<usize>,
+    ) -> Poll<Result<usize>> {
+        if self.puts_off {
+            send_what_was_put_off();
+            ready!(self.shared.poll_settled(cx))?;
+        }
+        self.shared.poll_writing(cx, length, write)
+    }
+}
+
+impl Shared {
     fn poll_writing(
         &self,
         cx: &mut Context<'_>,
@@ -68,7 +125,7 @@ impl Socket {
         mut write: impl FnMut() -> Result<usize>,
     ) -> Poll<Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
+            ready!(self.stream.poll_write_ready(cx))?;
             if let Some(wrote) = self.attempt(Interest::WRITABLE, length, &mut write) {
                 return Poll::Ready(wrote);
             }
@@ -84,7 +141,7 @@ impl Socket {
         call: impl FnOnce() -> Result<usize>,
     ) -> Option<Result<usize>> {
         let mut moved = None;
-        let tried = self.0.try_io(interest, || {
+        let tried = self.stream.try_io(interest, || {
             let bytes = call()?;
             moved = Some(bytes);
             if 0 < bytes && bytes < wanted { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -93,6 +150,86 @@ impl Socket {
             (Some(bytes), _) => Some(Ok(bytes)),
             (None, Err(error)) if !is_transient(error.kind()) => Some(Err(error)),
             (None, _) => None,
+        }
+    }
+
+    /// Sends what was put off; what can't be is owed.
+    fn send(&self, bytes: &[u8]) {
+        let sent = if self.owes.load(Relaxed) {
+            Ok(0)
+        } else {
+            let send = || Ok(send(&self.stream, bytes, SendFlags::NOSIGNAL)?);
+            self.attempt(Interest::WRITABLE, bytes.len(), send).unwrap_or(Ok(0))
+        };
+        match sent {
+            Ok(sent) if sent == bytes.len() => {}
+            Ok(sent) => self.owe(bytes.get(sent..).unwrap_or_default(), None),
+            Err(error) => self.owe(&[], Some(error)),
+        }
+    }
+
+    #[cold]
+    fn owe(&self, bytes: &[u8], error: Option<Error>) {
+        let mut owed = self.owed.lock();
+        owed.bytes.extend_from_slice(bytes);
+        owed.error = error.or_else(|| owed.error.take());
+        self.owes.store(true, Relaxed);
+        if let Some(task) = &owed.task {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Ready once nothing is owed, or with the error that befell it.
+    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.owes.load(Relaxed) { self.poll_settling(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    #[cold]
+    fn poll_settling(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut owed = self.owed.lock();
+        if let Some(error) = owed.error.take() {
+            owed.bytes.clear();
+            return Poll::Ready(Err(error));
+        }
+        while !owed.bytes.is_empty() {
+            let write = || Ok(send(&self.stream, &owed.bytes, SendFlags::NOSIGNAL)?);
+            let sent = ready!(self.poll_writing(cx, owed.bytes.len(), write))?;
+            owed.bytes.drain(..sent);
+        }
+        owed.bytes = Vec::new();
+        self.owes.store(false, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.puts_off {
+            send_what_was_put_off();
+        }
+    }
+}
+
+/// Looks at a [`Socket`] from beside.
+#[derive(Debug)]
+pub struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// Ready once the peer has ended its side or the connection failed; what it has sent stays unread. Pending, and
+    /// not woken for its end, where something unread stands before it.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self(shared) = self;
+        loop {
+            let Ok(()) = ready!(shared.stream.poll_read_ready(cx)) else {
+                return Poll::Ready(());
+            };
+            match shared.attempt(Interest::READABLE, 1, || {
+                Ok(recv(&shared.stream, &mut [0][..], RecvFlags::PEEK)?.0)
+            }) {
+                Some(Ok(1..)) => return Poll::Pending,
+                Some(_) => return Poll::Ready(()),
+                None => {}
+            }
         }
     }
 }
@@ -112,9 +249,9 @@ impl AsyncRead for Socket {
             let room = buffer.remaining().min(read.len());
             let read = read.get_mut(..room).unwrap_or_default();
             loop {
-                ready!(self.0.poll_read_ready(cx))?;
-                let read_some = || Ok(recv(&*self.0, &mut *read, RecvFlags::empty())?.0);
-                match self.attempt(Interest::READABLE, room, read_some) {
+                ready!(self.shared.stream.poll_read_ready(cx))?;
+                let read_some = || Ok(recv(&self.shared.stream, &mut *read, RecvFlags::empty())?.0);
+                match self.shared.attempt(Interest::READABLE, room, read_some) {
                     Some(Ok(length)) => {
                         buffer.put_slice(read.get(..length).unwrap_or_default());
                         return Poll::Ready(Ok(()));
@@ -128,18 +265,27 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        self.poll_writing(cx, bytes.len(), || Ok(send(&*self.0, bytes, SendFlags::NOSIGNAL)?))
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
+        if bytes.len() <= SMALL && self.put_off(cx, &[IoSlice::new(bytes)]) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let write = || Ok(send(&self.shared.stream, bytes, SendFlags::NOSIGNAL)?);
+        self.poll_writing(cx, bytes.len(), write)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
         match buffers {
             [only] => self.poll_write(cx, only),
+            several if length <= SMALL && self.put_off(cx, several) => Poll::Ready(Ok(length)),
             several if length <= SMALL => PIECE.with_borrow_mut(|piece| {
                 piece.clear();
                 for buffer in several {
@@ -147,7 +293,10 @@ impl AsyncWrite for Socket {
                 }
                 self.poll_write(cx, piece)
             }),
-            several => self.poll_writing(cx, length, || Ok(writev(&*self.0, several)?)),
+            several => {
+                let write = || Ok(writev(&self.shared.stream, several)?);
+                self.poll_writing(cx, length, write)
+            }
         }
     }
 
@@ -155,13 +304,17 @@ impl AsyncWrite for Socket {
         true
     }
 
-    /// What was written is the kernel's.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Poll::Ready(Ok(()))
+    /// What was written is the kernel's, or as good as that.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.shared.poll_settled(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Poll::Ready(match shutdown(&*self.0, Shutdown::Write) {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.puts_off {
+            send_what_was_put_off();
+            ready!(self.shared.poll_settled(cx))?;
+        }
+        Poll::Ready(match shutdown(&self.shared.stream, Shutdown::Write) {
             // The peer has already ended all of it.
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(error) => Err(error.into()),
@@ -221,21 +374,22 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_the_kernel_takes_or_one_read_brings_arrives_whole_both_ways() {
-        let (mut socket, other) = pair().await;
+        let (socket, other) = pair().await;
+        let (mut far, mut near) = tokio::io::split(socket);
         let (mut reading, mut writing) = other.into_split();
         let bytes: Vec<u8> = (0..=250_u8).cycle().take(8 << 20).collect();
         let echo = async move {
             tokio::io::copy(&mut reading, &mut writing).await.unwrap();
             writing.shutdown().await.unwrap();
         };
-        let (mut near, sent) = (socket.clone(), bytes.clone());
+        let sent = bytes.clone();
         let sending = async move {
             near.write_all(&sent).await.unwrap();
             near.shutdown().await.unwrap();
         };
         let receive = async {
             let mut read = Vec::new();
-            socket.read_to_end(&mut read).await.unwrap();
+            far.read_to_end(&mut read).await.unwrap();
             read
         };
         let ((), (), read) = tokio::join!(echo, sending, receive);
@@ -245,14 +399,14 @@ mod tests {
     #[tokio::test]
     async fn the_peers_end_is_seen_and_what_it_sent_before_stays_to_be_read() {
         let (mut socket, mut other) = pair().await;
-        let ended = |socket: &Socket, cx: &mut Context<'_>| socket.poll_ended(cx).is_ready();
-        assert!(!poll_fn(|cx| Poll::Ready(ended(&socket, cx))).await);
+        let watch = socket.watch();
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll_ended(cx).is_pending())).await);
         other.write_all(b"more").await.unwrap();
         other.shutdown().await.unwrap();
         let mut read = [0; 4];
         socket.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"more");
-        poll_fn(|cx| socket.poll_ended(cx)).await;
+        poll_fn(|cx| socket.watch().poll_ended(cx)).await;
         // Seen, and not taken.
         assert_eq!(socket.read(&mut read).await.unwrap(), 0);
     }
@@ -262,7 +416,7 @@ mod tests {
         let (socket, other) = pair().await;
         other.set_zero_linger().unwrap();
         drop(other);
-        poll_fn(|cx| socket.poll_ended(cx)).await;
+        poll_fn(|cx| socket.watch().poll_ended(cx)).await;
     }
 
     #[tokio::test]
@@ -270,9 +424,9 @@ mod tests {
         let (socket, mut other) = pair().await;
         other.write_all(b"more").await.unwrap();
         drop(other);
-        let readable = poll_fn(|cx| socket.0.poll_read_ready(cx));
+        let readable = poll_fn(|cx| socket.shared.stream.poll_read_ready(cx));
         readable.await.unwrap();
-        assert!(poll_fn(|cx| Poll::Ready(socket.poll_ended(cx).is_pending())).await);
+        assert!(poll_fn(|cx| Poll::Ready(socket.watch().poll_ended(cx).is_pending())).await);
     }
 
     #[tokio::test]

@@ -1,0 +1,346 @@
+//! The outbox of a thread: small writes of its connections that go to the kernel together.
+//!
+//! *Invariants*
+//! 1. What is put in goes out once the tasks that were ready then have had their turn, at the latest with the
+//!    [`MOST`]th write; whatever a connection writes goes out in its order.
+//! 2. A thread without a [`Postman`] has none: nothing can be put in and forgotten.
+//! 3. What the kernel does not take, or refuses, the connection's own task is told, as if it had just tried.
+//!
+//! *Why:* of a hit the kernel's half is as long as ours, and either drives the other's code and data out of the
+//! processor's caches. Thirty answers made one after the other and then sent one after the other cost 5 to 10 %
+//! less than thirty times one made and sent, and wake their clients less often.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::Shared;
+
+/// Sends what the outbox of its thread has, for as long as it is polled; a task of a runtime of one thread.
+#[derive(Debug, Default)]
+pub struct Postman(());
+
+impl Future for Postman {
+    type Output = std::convert::Infallible;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        with(|outbox| {
+            outbox.empty();
+            if !outbox.postman.as_ref().is_some_and(|postman| postman.will_wake(cx.waker())) {
+                outbox.postman = Some(cx.waker().clone());
+            }
+        });
+        Poll::Pending
+    }
+}
+
+impl Drop for Postman {
+    fn drop(&mut self) {
+        with(|outbox| {
+            outbox.empty();
+            outbox.postman = None;
+        });
+    }
+}
+
+/// Sends what this thread's connections have put off: for who is about to keep the thread for long.
+pub fn send_what_was_put_off() {
+    with(Outbox::empty);
+}
+
+/// Puts a write of `sender` into the outbox; whether there was one.
+pub(super) fn put(sender: &Arc<Shared>, pieces: &[IoSlice<'_>]) -> bool {
+    with(|outbox| outbox.put(sender, pieces)) == Some(true)
+}
+
+/// `None` = the thread is at its end.
+fn with<T>(work: impl FnOnce(&mut Outbox) -> T) -> Option<T> {
+    OUTBOX.try_with(|outbox| work(&mut outbox.borrow_mut())).ok()
+}
+
+#[derive(Debug)]
+struct Outbox {
+    /// All writes, one after the other.
+    bytes: Vec<u8>,
+    /// Whose they are, and where each ends.
+    writes: Vec<(Arc<Shared>, usize)>,
+    postman: Option<Waker>,
+}
+
+impl Outbox {
+    fn put(&mut self, sender: &Arc<Shared>, pieces: &[IoSlice<'_>]) -> bool {
+        let Some(postman) = &self.postman else { return false };
+        if self.writes.is_empty() {
+            postman.wake_by_ref();
+        }
+        for piece in pieces {
+            self.bytes.extend_from_slice(piece);
+        }
+        let end = self.bytes.len();
+        match self.writes.last_mut() {
+            // Answers to requests that came in one piece go out in one.
+            Some((last, until)) if Arc::ptr_eq(last, sender) => *until = end,
+            _ => self.writes.push((Arc::clone(sender), end)),
+        }
+        if self.writes.len() >= MOST || end >= PLENTY {
+            self.empty();
+        }
+        true
+    }
+
+    fn empty(&mut self) {
+        let mut start = 0;
+        for (sender, end) in self.writes.drain(..) {
+            sender.send(self.bytes.get(start..end).unwrap_or_default());
+            start = end;
+        }
+        self.bytes.clear();
+    }
+}
+
+thread_local! {
+    static OUTBOX: RefCell<Outbox> =
+        const { RefCell::new(Outbox { bytes: Vec::new(), writes: Vec::new(), postman: None }) };
+}
+
+/// Writes that wait at most: as many as a turn of the runtime brings.
+const MOST: usize = 32;
+
+/// Bytes that wait at most, and one write more.
+const PLENTY: usize = MOST * super::SMALL;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{ErrorKind, Read as _};
+    use std::net::TcpStream;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use tokio::io::AsyncWrite as _;
+
+    use super::super::{SMALL, Socket};
+    use super::*;
+
+    /// A connection that puts off, and its peer, which reads what is there.
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let far = listener.accept().unwrap().0;
+        near.set_nonblocking(true).unwrap();
+        near.set_nodelay(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let near = tokio::net::TcpStream::from_std(near).unwrap();
+        // Until the runtime has heard of it, nothing can be sent.
+        near.writable().await.unwrap();
+        (Socket::from(near).putting_off(), far)
+    }
+
+    fn what_came(far: &mut TcpStream) -> Vec<u8> {
+        let mut came = vec![0; 1 << 20];
+        match far.read(&mut came) {
+            Ok(length) => came.truncate(length),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => came.clear(),
+            Err(error) => panic!("{error}"),
+        }
+        came
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Who writes and lets the postman have his turn, and how often either was woken.
+    struct Bench {
+        postman: Option<Postman>,
+        postman_woken: Arc<Woken>,
+        task: Waker,
+        task_woken: Arc<Woken>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let task_woken: Arc<Woken> = Arc::default();
+            let task = Waker::from(Arc::clone(&task_woken));
+            let postman = Some(Postman::default());
+            let mut bench = Self { postman, postman_woken: Arc::default(), task, task_woken };
+            bench.turn();
+            bench
+        }
+
+        fn turn(&mut self) {
+            let waker = Waker::from(Arc::clone(&self.postman_woken));
+            let postman = Pin::new(self.postman.as_mut().unwrap());
+            assert!(postman.poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+
+        /// Of a write that is taken at once.
+        fn write(&self, socket: &mut Socket, bytes: &[u8]) {
+            let wrote = Pin::new(socket).poll_write(&mut Context::from_waker(&self.task), bytes);
+            assert!(matches!(wrote, Poll::Ready(Ok(length)) if length == bytes.len()));
+        }
+
+        fn flush(&self, socket: &mut Socket) -> Poll<std::io::Result<()>> {
+            Pin::new(socket).poll_flush(&mut Context::from_waker(&self.task))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_off_goes_out_with_the_postmans_turn_each_in_its_order() {
+        let mut bench = Bench::new();
+        let ((mut one, mut of_one), (mut two, mut of_two)) = (pair().await, pair().await);
+        bench.write(&mut one, b"a");
+        bench.write(&mut two, b"b");
+        bench.write(&mut two, b"c");
+        let pieces = [IoSlice::new(b"d"), IoSlice::new(b"ef")];
+        let wrote = poll_fn(|cx| Pin::new(&mut one).poll_write_vectored(cx, &pieces)).await;
+        assert_eq!(wrote.unwrap(), 3);
+        assert_eq!((what_came(&mut of_one), what_came(&mut of_two)), (vec![], vec![]));
+        // Once for them all.
+        assert_eq!(bench.postman_woken.0.load(Relaxed), 1);
+        bench.turn();
+        assert_eq!(
+            (&*what_came(&mut of_one), &*what_came(&mut of_two)),
+            (&b"adef"[..], &b"bc"[..])
+        );
+        assert!(bench.flush(&mut one).is_ready());
+        bench.write(&mut one, b"g");
+        assert_eq!(bench.postman_woken.0.load(Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn without_a_postman_nothing_is_put_off() {
+        let (mut socket, mut far) = pair().await;
+        assert_eq!(poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"a")).await.unwrap(), 1);
+        assert_eq!(what_came(&mut far), b"a");
+        let mut bench = Bench::new();
+        bench.write(&mut socket, b"b");
+        assert_eq!(what_came(&mut far), b"");
+        // His last turn.
+        bench.postman = None;
+        assert_eq!(what_came(&mut far), b"b");
+        assert_eq!(poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, b"c")).await.unwrap(), 1);
+        assert_eq!(what_came(&mut far), b"c");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_put_off_does_not_wait_for_who_does() {
+        let bench = Bench::new();
+        let (mut socket, mut far) = pair().await;
+        socket.puts_off = false;
+        bench.write(&mut socket, b"a");
+        assert_eq!(what_came(&mut far), b"a");
+    }
+
+    #[tokio::test]
+    async fn the_write_that_fills_the_outbox_sends_them_all() {
+        let bench = Bench::new();
+        let mut pairs = Vec::new();
+        for _ in 0..MOST {
+            pairs.push(pair().await);
+        }
+        let (last, others) = pairs.split_last_mut().unwrap();
+        for (socket, _) in others.iter_mut() {
+            bench.write(socket, b"a");
+        }
+        assert_eq!(what_came(&mut others[0].1), b"");
+        bench.write(&mut last.0, b"a");
+        assert!(pairs.iter_mut().all(|(_, far)| what_came(far) == b"a"));
+
+        let (mut socket, mut far) = pair().await;
+        let block = [b'b'; SMALL];
+        for _ in 1..MOST {
+            bench.write(&mut socket, &block);
+        }
+        assert_eq!(what_came(&mut far), b"");
+        bench.write(&mut socket, &block);
+        assert_ne!(what_came(&mut far), b"");
+    }
+
+    #[tokio::test]
+    async fn a_large_write_our_end_and_letting_go_come_behind_what_was_put_off() {
+        let bench = Bench::new();
+        let (mut socket, mut far) = pair().await;
+        bench.write(&mut socket, b"a");
+        bench.write(&mut socket, &[b'b'; SMALL + 1]);
+        assert_eq!(what_came(&mut far), [&b"a"[..], &[b'b'; SMALL + 1]].concat());
+        bench.write(&mut socket, b"c");
+        poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx)).await.unwrap();
+        assert_eq!(what_came(&mut far), b"c");
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
+
+        let (mut socket, mut far) = pair().await;
+        bench.write(&mut socket, b"d");
+        drop(socket);
+        assert_eq!(what_came(&mut far), b"d");
+    }
+
+    #[tokio::test]
+    async fn who_is_about_to_keep_the_thread_can_have_it_all_sent() {
+        let bench = Bench::new();
+        let (mut socket, mut far) = pair().await;
+        bench.write(&mut socket, b"a");
+        send_what_was_put_off();
+        assert_eq!(what_came(&mut far), b"a");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_take_is_sent_by_the_task_that_wrote_it() {
+        let mut bench = Bench::new();
+        let (mut socket, mut far) = pair().await;
+        let (mut other, mut of_other) = pair().await;
+        let mut wrote = Vec::new();
+        while !socket.shared.owes.load(Relaxed) {
+            assert_eq!(bench.task_woken.0.load(Relaxed), 0);
+            // More than one, so that some is put off behind what is already owed.
+            for _ in 0..3 {
+                let block = [u8::try_from(wrote.len() / SMALL % 251).unwrap(); SMALL - 1];
+                bench.write(&mut socket, &block);
+                wrote.extend_from_slice(&block);
+                bench.write(&mut other, b"between");
+            }
+            bench.turn();
+            assert_eq!(what_came(&mut of_other), b"betweenbetweenbetween");
+        }
+        assert!(bench.task_woken.0.load(Relaxed) > 0);
+        assert!(bench.flush(&mut socket).is_pending());
+        // Nothing new is taken before it.
+        let more = Pin::new(&mut socket).poll_write(&mut Context::from_waker(&bench.task), b"more");
+        assert!(more.is_pending());
+        let mut came = Vec::new();
+        while came.len() < wrote.len() {
+            came.extend(what_came(&mut far));
+            // So that the runtime hears of the room that there is now.
+            tokio::task::yield_now().await;
+            let _pending = bench.flush(&mut socket);
+        }
+        assert!(came == wrote);
+        assert!(bench.flush(&mut socket).is_ready());
+        bench.write(&mut socket, b"more");
+        bench.turn();
+        assert_eq!(what_came(&mut far), b"more");
+    }
+
+    #[tokio::test]
+    async fn a_flush_tells_what_befell_a_write_that_was_put_off() {
+        let mut bench = Bench::new();
+        let (mut socket, far) = pair().await;
+        bench.write(&mut socket, b"a");
+        socket2::SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(far);
+        assert!(bench.flush(&mut socket).is_ready());
+        bench.turn();
+        assert_eq!(bench.task_woken.0.load(Relaxed), 1);
+        assert!(matches!(bench.flush(&mut socket), Poll::Ready(Err(_))));
+        // Told once; what comes then is up to the kernel.
+        assert!(matches!(bench.flush(&mut socket), Poll::Ready(Ok(()))));
+    }
+}

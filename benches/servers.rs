@@ -11,6 +11,9 @@
 //!
 //! `-- volley ADDRESS CLIENTS REQUEST` is no server but so many clients, who send a request at once over connections
 //! opened before; it tells, in nanoseconds, when that began by the monotonic clock, and how long each answer took.
+//!
+//! `-- load ADDRESS CONNECTIONS THREADS MILLISECONDS KEYS REQUEST` sends requests as fast as they are answered, one at
+//! a time over each connection; the number of a key, up to KEYS in turn, takes the place of `#` in REQUEST.
 
 use std::io::Write;
 use std::time::Duration;
@@ -21,19 +24,23 @@ mod support;
 // By itself: other benches have nothing of it, and not all that share `support` know rustix.
 #[path = "support/volley.rs"]
 mod volley;
+#[path = "support/load.rs"]
+mod load;
 
 fn main() {
     // `cargo bench` adds an argument of its own.
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let at = |index: usize| arguments.get(index).map(String::as_str);
-    if at(0) == Some("volley") {
-        return fire(&arguments);
+    match at(0) {
+        Some("volley") => return fire(&arguments),
+        Some("load") => return put_on(&arguments),
+        _ => {}
     }
     let Some(role @ ("bare" | "yardstick" | "upstream")) = at(0) else {
         writeln!(
             std::io::stderr(),
-            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB] [CACHE_MIB], or volley ADDRESS CLIENTS REQUEST"
+            "usage: servers bare|yardstick|upstream [ADDRESS] [DELAY_MS] [KIB] [CACHE_MIB], volley ADDRESS CLIENTS REQUEST, or load ADDRESS CONNECTIONS THREADS MILLISECONDS KEYS REQUEST"
         )
         .ok();
         return;
@@ -63,6 +70,32 @@ fn fire(arguments: &[String]) {
     let times: Vec<String> = volley.times.iter().map(|time| time.as_nanos().to_string()).collect();
     let (began, times) = (volley.began.as_nanos(), times.join(","));
     writeln!(std::io::stdout(), r#"{{"began":{began},"times":[{times}]}}"#).ok();
+}
+
+fn put_on(arguments: &[String]) {
+    let [_, address, numbers @ .., request] = arguments else { return };
+    let numbers: Vec<u64> = numbers.iter().filter_map(|number| number.parse().ok()).collect();
+    let [connections, threads, milliseconds, keys] = *numbers else { return };
+    let (Ok(to), Some((before, after))) = (address.parse(), request.split_once('#')) else {
+        return;
+    };
+    let count = |number| usize::try_from(number).expect("it is a small number");
+    let outcome = load::Load {
+        to,
+        connections: count(connections),
+        threads: count(threads),
+        time: Duration::from_millis(milliseconds),
+        request: (before.into(), after.into()),
+        keys,
+    }
+    .put_on();
+    let (requests, bytes, microseconds) =
+        (outcome.requests, outcome.bytes, outcome.time.as_micros());
+    writeln!(
+        std::io::stdout(),
+        r#"{{"requests":{requests},"bytes":{bytes},"microseconds":{microseconds}}}"#
+    )
+    .ok();
 }
 
 fn runtime() -> tokio::runtime::Runtime {

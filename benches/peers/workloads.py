@@ -18,6 +18,8 @@ from processes import Failure, busy_ns, pinned
 TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"
 OTHER_TOKEN = TOKEN[::-1]
 KEYS = 10_000
+# So many that none comes twice.
+NO_END = 10**18
 # Of `million`: keys, and room for all of them.
 MILLION = 1_000_000
 MILLION_MIB = 4096
@@ -95,13 +97,26 @@ def generator(bench, server, cores, command):
     return done.stdout
 
 
-def wrk(bench, server, kind, cores, threads=1, nice=0, scheme="http", keys=KEYS):
-    """A load as fast as the server takes it."""
+def load(bench, server, keys, cores, threads=1, nice=0):
+    """As many requests as the server takes, for so many keys in turn."""
+    wanted = request(TOKEN, "#").decode()
     command = [
-        "nice", "-n", nice, found("wrk"), f"-t{threads}", f"-c{CONNECTIONS}", f"-d{bench.seconds}s", "--latency",
-        "-s", HERE / "load.lua", f"{scheme}://127.0.0.1:{server.port}/", "--", kind, TOKEN, keys,
+        "nice", "-n", nice, bench.place.servers, "load", f"127.0.0.1:{server.port}", CONNECTIONS, threads,
+        bench.seconds * 1000, keys, wanted,
     ]  # fmt: skip
-    told = generator(bench, server, cores, command)
+    outcome = json.loads(generator(bench, server, cores, command))
+    if outcome["bytes"] < outcome["requests"] * len(bench.body):
+        raise Failure(f"{server.name} did not answer everything: {outcome}\n{server.last_words()}")
+    return outcome
+
+
+def wrk(bench, server, kind):
+    """The same of one key over TLS: `keep` the connections, or `close` each."""
+    command = [
+        found("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{bench.seconds}s", "-s", HERE / "load.lua",
+        f"https://127.0.0.1:{server.port}{TARGET}1", "--", kind, TOKEN,
+    ]  # fmt: skip
+    told = generator(bench, server, bench.place.load_cores[:1], command)
     outcome = next((json.loads(line[8:]) for line in told.splitlines() if line.startswith("outcome ")), None)
     if not outcome:
         raise Failure(f"wrk told no outcome of {server.name}; does load.lua fit its version?\n{told}")
@@ -111,18 +126,15 @@ def wrk(bench, server, kind, cores, threads=1, nice=0, scheme="http", keys=KEYS)
 
 
 def loaded(bench, contestant, kind, cores=None, load_cores=None, threads=1, nice=0):
-    """A run with wrk: requests per second, CPU per request, how busy the cores were."""
+    """A run under load: requests per second, CPU per request, how busy the cores were."""
+    keys = {"one": 1, "many": KEYS, "misses": NO_END}[kind]
     with contestant.running(bench.place, bench.upstream.port, cores) as server:
         if kind != "misses":
-            warm(server, KEYS if kind == "many" else 1)
+            warm(server, keys)
         with Metered(bench, server) as cpu:
-            outcome = wrk(bench, server, kind, load_cores or bench.place.load_cores[:1], threads, nice)
+            outcome = load(bench, server, keys, load_cores or bench.place.load_cores[:1], threads, nice)
     requests, ns = outcome["requests"], outcome["microseconds"] * 1000
-    figures = metered(cpu, requests, ns) | {
-        "upstream_us": cpu.upstream_ns / requests / 1000,
-        "p50_us": outcome["p50"],
-        "p99_us": outcome["p99"],
-    }
+    figures = metered(cpu, requests, ns) | {"upstream_us": cpu.upstream_ns / requests / 1000}
     check_upstream(contestant, kind, figures["upstream_us"])
     return figures
 
@@ -202,7 +214,7 @@ def tls_bulk(bench, contestant):
             body = client.ask(TOKEN, 1)
         if len(body) < BULK_KIB << 10:
             raise Failure(f"the large answer has only {len(body)} bytes; see running_upstream in run")
-        return over_tls(dataclasses.replace(bench, upstream=upstream, body=body), contestant, "one")
+        return over_tls(dataclasses.replace(bench, upstream=upstream, body=body), contestant, "keep")
 
 
 def over_tls(bench, contestant, kind):
@@ -211,7 +223,7 @@ def over_tls(bench, contestant, kind):
     with contestant.running(place, bench.upstream.port) as server:
         warm_over_tls(server, bench.body)
         with Metered(bench, server) as cpu:
-            outcome = wrk(bench, server, kind, bench.place.load_cores[:1], scheme="https")
+            outcome = wrk(bench, server, kind)
     return metered(cpu, outcome["requests"], outcome["microseconds"] * 1000)
 
 
@@ -319,14 +331,14 @@ def million(bench, contestant):
     place, cores = dataclasses.replace(bench.place, cache_mib=MILLION_MIB), bench.place.load_cores[:1]
     figures = {}
     with contestant.running(place, bench.upstream.port) as server:
-        filled = wrk(dataclasses.replace(bench, seconds=MILLION_SECONDS), server, "many", cores, keys=MILLION)
+        filled = load(dataclasses.replace(bench, seconds=MILLION_SECONDS), server, MILLION, cores)
         if filled["requests"] < MILLION:
             raise Failure(f"{server.name} took {filled['requests']} of a million keys in {MILLION_SECONDS} s")
-        for name, kind in (("one", "one"), ("all", "many")):
+        for name, keys in (("one", 1), ("all", MILLION)):
             with Metered(bench, server) as cpu:
-                outcome = wrk(bench, server, kind, cores, keys=MILLION)
+                outcome = load(bench, server, keys, cores)
             figures[f"cpu_us_{name}"] = cpu.server_ns / outcome["requests"] / 1000
-            check_upstream(contestant, kind, cpu.upstream_ns / outcome["requests"] / 1000)
+            check_upstream(contestant, name, cpu.upstream_ns / outcome["requests"] / 1000)
     return figures
 
 

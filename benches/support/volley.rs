@@ -102,12 +102,12 @@ impl Client {
     }
 }
 
-/// The sample upstream's answers end so, with a length or in chunks.
-fn is_whole(received: &[u8]) -> bool {
+/// Whether an answer ends so: the sample upstream's do, with a length or in chunks.
+pub(crate) fn is_whole(received: &[u8]) -> bool {
     received.ends_with(b"]}") || received.ends_with(b"\r\n0\r\n\r\n")
 }
 
 /// The same clock as Python's `time.monotonic`.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).expect("the clock runs since the start")
 }

@@ -21,11 +21,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 mod support;
-// By itself: other benches have nothing of it, and not all that share `support` know rustix.
-#[path = "support/volley.rs"]
-mod volley;
+// By themselves: other benches have nothing of them, and not all that share `support` know rustix.
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/volley.rs"]
+mod volley;
 
 fn main() {
     // `cargo bench` adds an argument of its own.

@@ -34,7 +34,7 @@ use super::wear::Wear;
 use super::{Handler, Refused};
 use crate::clock::{Clock, Dice};
 use crate::config;
-use crate::socket::Socket;
+use crate::socket::Watch;
 
 /// What connections share that are held to the same configuration.
 pub(super) struct Port<H> {
@@ -165,7 +165,7 @@ pub(super) async fn run<H: Handler>(stream: Line, peer: SocketAddr, port: Arc<Po
 
 /// Requests and answers until the connection ends, in order (`None`) or not; gives the stream back.
 async fn exchange<H: Handler>(
-    stream: Line,
+    mut stream: Line,
     peer: SocketAddr,
     port: &Port<H>,
     activity: &Arc<Activity>,
@@ -187,12 +187,17 @@ async fn exchange<H: Handler>(
     // A client that closes its side has left (as nginx sees it): else nobody would notice one that really has while
     // its request is worked on. hyper looks for that right after each head, into a buffer that it makes anew since the
     // head is still in the last one: some 3 % of a hit. Where we can look ourselves, we do, and only while we wait.
-    let socket = stream.socket().map(Socket::watch);
+    let socket = stream.socket().map(|socket| {
+        // Neither below TLS, whose records cost more than what this saves, nor below HTTP/2, which gathers by itself.
+        socket.put_off_writes();
+        socket.watch()
+    });
     let mut http1 = port.http1.clone();
     http1.half_close(socket.is_some());
     let has_left = |cx: &mut Context<'_>| {
         activity.is_busy() && socket.as_ref().is_some_and(|socket| socket.poll_ended(cx).is_ready())
     };
+    let settled = || socket.as_ref().is_none_or(Watch::is_settled);
     let timed = Timed::new(stream, Arc::clone(activity), port.longest_line);
     let mut connection = http1.serve_connection(TokioIo::new(timed), service);
     let mut alarm = Alarm::new(&port.patience);
@@ -214,9 +219,12 @@ async fn exchange<H: Handler>(
             served = Pin::new(&mut connection).poll(cx);
         }
         match served {
-            Poll::Ready(served) => Poll::Ready(judge(served, activity)),
+            Poll::Ready(served) => {
+                let failed = socket.as_ref().is_some_and(Watch::has_failed);
+                Poll::Ready(judge(served, failed, activity))
+            }
             // What has begun to come is no request yet, and may never be one: no drain waits for it.
-            Poll::Pending if told && activity.in_head() => Poll::Ready(None),
+            Poll::Pending if told && activity.in_head() && settled() => Poll::Ready(None),
             Poll::Pending if has_left(cx) => Poll::Ready(Some(Refused::Aborted)),
             Poll::Pending => match activity.deadline(&port.patience) {
                 Some((at, why)) => alarm.poll(cx, moved, at).map(|()| Some(why)),
@@ -228,8 +236,9 @@ async fn exchange<H: Handler>(
     (ended, connection.into_parts().io.into_inner().into_inner())
 }
 
-/// What the end of hyper's part means. It has answered by itself to what it could not parse.
-fn judge(served: hyper::Result<()>, activity: &Activity) -> Option<Refused> {
+/// What the end of hyper's part means; `failed`: something written could not be sent. It has answered by itself to what
+/// it could not parse.
+fn judge(served: hyper::Result<()>, failed: bool, activity: &Activity) -> Option<Refused> {
     if activity.long_target() {
         return Some(Refused::LongTarget);
     }
@@ -240,7 +249,7 @@ fn judge(served: hyper::Result<()>, activity: &Activity) -> Option<Refused> {
         Some(Refused::MalformedHead)
     } else if error.is_user() {
         Some(Refused::BadReply)
-    } else if error.is_shutdown() {
+    } else if error.is_shutdown() && !failed {
         // The client was quicker; all was said.
         None
     } else {

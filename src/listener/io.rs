@@ -133,9 +133,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if flushed.is_pending() {
             self.activity.wrote(true);
-        } else {
-            // Under TLS a write may be done whose bytes only a flush brings out.
-            self.activity.stalled.store(0, Relaxed);
+        } else if self.activity.stalled.load(Relaxed) != 0 {
+            // Under TLS, and where a write was put off, it may be done and its bytes go out with a flush.
+            self.activity.wrote(false);
         }
         flushed
     }

@@ -43,7 +43,7 @@ impl Line {
     }
 
     /// The socket, where it lies bare.
-    pub(super) fn socket(&self) -> Option<&Socket> {
+    pub(super) fn socket(&mut self) -> Option<&mut Socket> {
         match self {
             Self::Tcp(socket) => Some(socket),
             _ => None,

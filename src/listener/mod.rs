@@ -271,7 +271,7 @@ pub async fn serve<H: Handler>(
                     let _held = (seat, alive);
                     match (stream.and_then(TcpStream::from_std).map(Socket::from), place) {
                         (Ok(stream), Place::Served(_place)) => {
-                            entrance::run(Line::Tcp(stream.putting_off()), peer, port).await;
+                            entrance::run(Line::Tcp(stream), peer, port).await;
                         }
                         (Ok(stream), Place::Shed(_place)) => {
                             let (stream, why) = (Line::Tcp(stream), Refused::Shed);

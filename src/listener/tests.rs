@@ -87,6 +87,7 @@ impl Handler for Desk {
             }
             "/panic" => panic!("on purpose"),
             "/page" => Response::new(vec![b'x'; PAGE].into()),
+            "/small" => Response::new(vec![b'x'; PAGE / 2].into()),
             "/big" => Response::new(vec![b'x'; BIG].into()),
             "/echo" => match request.body_mut().collect().await {
                 Ok(body) => Response::new(body.to_bytes().into()),
@@ -373,6 +374,36 @@ async fn a_client_that_reads_gets_a_large_answer_whole() {
     let mut client = serving.connect().await;
     client.send("GET /big HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(client.reply().await.1.len(), BIG);
+}
+
+/// Far more small answers than the kernel takes, asked for at once.
+const MANY: usize = BIG / PAGE;
+
+#[tokio::test]
+async fn who_asks_for_many_small_answers_and_reads_late_gets_each_whole() {
+    let serving = Serving::new();
+    let mut client = serving.connect().await;
+    client.send("GET /small HTTP/1.1\r\nhost: a\r\n\r\n".repeat(MANY)).await;
+    // Until the kernel has taken all that it does.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let (head, content) = client.reply().await;
+    let mut others = vec![0; (MANY - 1) * (head.len() + content.len())];
+    soon(client.0.read_exact(&mut others)).await.unwrap();
+    for answer in others.chunks(head.len() + content.len()) {
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(content.as_bytes()));
+    }
+    assert_eq!(client.get("/after").await, "/after");
+}
+
+#[tokio::test]
+async fn who_asks_for_many_small_answers_and_reads_none_is_ended() {
+    let serving = Serving::with(config::Listen { write: SHORT, ..patient() }, &Places::new(9));
+    let mut client = serving.connect().await;
+    client.send("GET /small HTTP/1.1\r\nhost: a\r\n\r\n".repeat(MANY)).await;
+    serving.refused(Refused::WriteStalled).await;
+    serving.counted(1, 1).await;
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ struct Owed {
     /// They are still to be sent, before anything else.
     bytes: Vec<u8>,
     error: Option<Error>,
+    /// There was one.
+    failed: bool,
     /// The task to be told.
     task: Option<Waker>,
 }
@@ -62,13 +64,11 @@ impl From<TcpStream> for Socket {
 }
 
 impl Socket {
-    /// Lets small writes wait for those of other connections (see [`Postman`]), and go out with them. A flush does not
-    /// wait for them: it can only tell what is left to do where one has failed, and wakes the task for that. To end
-    /// our side, or to let the socket go, sends them first.
-    #[must_use]
-    pub fn putting_off(mut self) -> Self {
+    /// Lets small writes wait for those of other connections (see [`Postman`]), and go out with them, as long as the
+    /// kernel has room. A flush does not wait for them: where one could not be sent the task is woken, and a flush goes
+    /// on with it. Who ends our side, or lets the socket go, sends them first.
+    pub fn put_off_writes(&mut self) {
         self.puts_off = true;
-        self
     }
 
     /// Has the close be a reset that drops what was not delivered.
@@ -92,7 +92,7 @@ impl Socket {
 
     /// Puts the write off, where that is possible.
     fn put_off(&mut self, cx: &Context<'_>, pieces: &[IoSlice<'_>]) -> bool {
-        if !self.puts_off || self.shared.owes.load(Relaxed) {
+        if !self.puts_off || self.shared.owes.load(Relaxed) || !self.shared.has_room() {
             return false;
         }
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
@@ -153,6 +153,11 @@ impl Shared {
         }
     }
 
+    /// Whether the kernel may have room for a write, as far as is known.
+    fn has_room(&self) -> bool {
+        self.stream.try_io(Interest::WRITABLE, || Ok(())).is_ok()
+    }
+
     /// Sends what was put off; what can't be is owed.
     fn send(&self, bytes: &[u8]) {
         let sent = if self.owes.load(Relaxed) {
@@ -172,6 +177,7 @@ impl Shared {
     fn owe(&self, bytes: &[u8], error: Option<Error>) {
         let mut owed = self.owed.lock();
         owed.bytes.extend_from_slice(bytes);
+        owed.failed |= error.is_some();
         owed.error = error.or_else(|| owed.error.take());
         self.owes.store(true, Relaxed);
         if let Some(task) = &owed.task {
@@ -193,8 +199,9 @@ impl Shared {
         }
         while !owed.bytes.is_empty() {
             let write = || Ok(send(&self.stream, &owed.bytes, SendFlags::NOSIGNAL)?);
-            let sent = ready!(self.poll_writing(cx, owed.bytes.len(), write))?;
-            owed.bytes.drain(..sent);
+            let sent = ready!(self.poll_writing(cx, owed.bytes.len(), write));
+            owed.failed |= sent.is_err();
+            owed.bytes.drain(..sent?);
         }
         owed.bytes = Vec::new();
         self.owes.store(false, Relaxed);
@@ -215,6 +222,17 @@ impl Drop for Socket {
 pub struct Watch(Arc<Shared>);
 
 impl Watch {
+    /// Whether all that was written is the kernel's; sends first what was put off.
+    pub fn is_settled(&self) -> bool {
+        send_what_was_put_off();
+        !self.0.owes.load(Relaxed)
+    }
+
+    /// Whether something that was put off could not be sent any more.
+    pub fn has_failed(&self) -> bool {
+        self.0.owed.lock().failed
+    }
+
     /// Ready once the peer has ended its side or the connection failed; what it has sent stays unread. Pending, and
     /// not woken for its end, where something unread stands before it.
     pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {

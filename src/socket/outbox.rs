@@ -114,8 +114,8 @@ thread_local! {
         const { RefCell::new(Outbox { bytes: Vec::new(), writes: Vec::new(), postman: None }) };
 }
 
-/// Connections whose writes make it full. With 16 a hit costs 1 to 2 % more; with 32, as many as a turn of a worker brings, half of
-/// 500 who wait for the same have it 0.3 ms later.
+/// Connections whose writes make it full. With 16 a hit costs 1 to 2 % more; with 32, as many as a turn of a worker
+/// brings, half of 500 who wait for the same have it 0.3 ms later.
 const MOST: usize = 24;
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll;
 
-use super::volley::{is_whole, now};
+use super::volley::{connected, is_whole, now, watching};
 
 /// More than an answer takes that is not made to be large.
 const ROOM: usize = 64 << 10;
@@ -60,13 +60,9 @@ impl Load {
     }
 
     fn put_on_by_one_thread(&self) -> Outcome {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).expect("there is epoll");
         let mut connections: Vec<Connection> =
             (0..self.connections / self.threads).map(|_| Connection::to(self.to)).collect();
-        for (number, connection) in (0..).zip(&connections) {
-            epoll::add(&epoll, &connection.stream, EventData::new_u64(number), EventFlags::IN)
-                .expect("it is a socket");
-        }
+        let epoll = watching(connections.iter().map(|connection| &connection.stream));
         let mut events = Vec::with_capacity(connections.len());
         let (mut key, mut asked, mut read) = (0, Vec::new(), vec![0; ROOM]);
         let mut outcome = Outcome::default();
@@ -117,9 +113,7 @@ const END: usize = 7;
 
 impl Connection {
     fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).expect("it is a TCP socket");
-        Self { stream, received: 0, end: [0; END] }
+        Self { stream: connected(address), received: 0, end: [0; END] }
     }
 
     fn ask(&mut self, request: &[u8]) {

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -28,12 +29,8 @@ pub(crate) struct Volley {
 /// # Panics
 /// An answer is no 200, breaks off, or is followed by something.
 pub(crate) fn fire(to: SocketAddr, clients: usize, request: &[u8]) -> Volley {
-    let epoll = epoll::create(CreateFlags::CLOEXEC).expect("there is epoll");
     let mut clients: Vec<Client> = (0..clients).map(|_| Client::connected(to)).collect();
-    for (number, client) in (0..).zip(&clients) {
-        epoll::add(&epoll, &client.stream, EventData::new_u64(number), EventFlags::IN)
-            .expect("it is a socket");
-    }
+    let epoll = watching(clients.iter().map(|client| &client.stream));
     let mut events = Vec::with_capacity(clients.len());
 
     let began = now();
@@ -61,6 +58,23 @@ pub(crate) fn fire(to: SocketAddr, clients: usize, request: &[u8]) -> Volley {
     Volley { began, times }
 }
 
+/// A connection that sends at once.
+pub(crate) fn connected(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("the server listens");
+    stream.set_nodelay(true).expect("it is a TCP socket");
+    stream
+}
+
+/// What tells by their numbers which of these have something to read.
+pub(crate) fn watching<'a>(streams: impl Iterator<Item = &'a TcpStream>) -> OwnedFd {
+    let epoll = epoll::create(CreateFlags::CLOEXEC).expect("there is epoll");
+    for (number, stream) in (0..).zip(streams) {
+        epoll::add(&epoll, stream, EventData::new_u64(number), EventFlags::IN)
+            .expect("it is a socket");
+    }
+    epoll
+}
+
 /// One connection with one request.
 struct Client {
     stream: TcpStream,
@@ -71,8 +85,7 @@ struct Client {
 
 impl Client {
     fn connected(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).expect("the server listens");
-        stream.set_nodelay(true).expect("it is a TCP socket");
+        let stream = connected(to);
         // Something else than zeros, so that these pages are there before an answer is.
         Self { stream, received: vec![b' '; ROOM], length: 0, read_at: Duration::ZERO }
     }

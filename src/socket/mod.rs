@@ -109,11 +109,16 @@ impl Socket {
         length: usize,
         write: impl FnMut() -> Result<usize>,
     ) -> Poll<Result<usize>> {
+        ready!(self.poll_caught_up(cx))?;
+        self.shared.poll_writing(cx, length, write)
+    }
+
+    /// Ready once the kernel has all that was put off, or with the error that befell it.
+    fn poll_caught_up(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         if self.puts_off {
             send_what_was_put_off();
-            ready!(self.shared.poll_settled(cx))?;
         }
-        self.shared.poll_writing(cx, length, write)
+        self.shared.poll_settled(cx)
     }
 }
 
@@ -322,16 +327,13 @@ impl AsyncWrite for Socket {
         true
     }
 
-    /// What was written is the kernel's, or as good as that.
+    /// What was written is the kernel's, or waits in the outbox; what the kernel did not take is sent first.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.shared.poll_settled(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.puts_off {
-            send_what_was_put_off();
-            ready!(self.shared.poll_settled(cx))?;
-        }
+        ready!(self.poll_caught_up(cx))?;
         Poll::Ready(match shutdown(&self.shared.stream, Shutdown::Write) {
             // The peer has already ended all of it.
             Ok(()) | Err(Errno::NOTCONN) => Ok(()),

@@ -2,7 +2,8 @@
 //!
 //! *Invariants*
 //! 1. What is put in goes out once the tasks that were ready then have had their turn, or when [`MOST`] connections
-//!    ([`FEW`] while little is written) have put in something, each at most [`SMALL`] bytes; whatever a connection writes goes out in its order.
+//!    ([`FEW`] while little is written) have put in something, each at most [`SMALL`] bytes; whatever a connection
+//!    writes goes out in its order.
 //! 2. A thread without a [`Postman`] has none: nothing can be put in and forgotten, as long as his thread is his.
 //! 3. What the kernel does not take, or refuses, is kept with the connection, and its task is woken for it.
 //!
@@ -69,9 +70,9 @@ struct Outbox {
     bytes: Vec<u8>,
     /// Whose they are, and which.
     writes: Vec<(Arc<Shared>, Range<usize>)>,
-    /// So many make it full, until the postman's next turn.
+    /// Connections whose writes make it full, until the postman's next turn.
     room: usize,
-    /// Writes since his last turn.
+    /// Those that have put in something since his last.
     count: usize,
     postman: Option<Waker>,
 }
@@ -107,6 +108,7 @@ impl Outbox {
         true
     }
 
+    /// What one turn brought tells whether the thread is busy in the next.
     fn begin_turn(&mut self) {
         self.room = if self.count >= MANY { MOST } else { FEW };
         self.count = 0;

@@ -4,8 +4,8 @@
 //! 1. At most one flight per key and configuration can be joined; one whose generation was bumped is joined
 //!    by nobody any more, and whoever comes later starts a new one.
 //! 2. A flight runs to its end whoever leaves, its leader too.
-//! 3. Each joiner is woken exactly once, at once: when it lands, when it panics ([`Ended::Lost`]), or
-//!    when the joiner's own patience ends ([`Ended::TimedOut`]). Nobody polls.
+//! 3. Each joiner is woken exactly once: when it lands, [some at a time](TOGETHER), when it panics ([`Ended::Lost`]),
+//!    or when the joiner's own patience ends ([`Ended::TimedOut`]). Nobody polls.
 //! 4. A flight leaves the table before its result is published: who finds no flight finds the store filled.
 //! 5. What is published on the way reaches whoever waits, in order, also who joined after it.
 //!
@@ -22,6 +22,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use super::generation::{Generations, Scope, Stamp, Verdict};
 use super::stored::CacheKey;
@@ -71,7 +72,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         let here = Some((Arc::clone(&self.table), place.key().clone()));
         place.insert_entry(Flight { stamp, progress: Arc::clone(&progress) });
         drop(table);
-        self.launch(Landing { table: here, progress, landed: None }, work)
+        self.launch(Landing { table: here, progress, is_over: false }, work)
     }
 
     /// Begins a flight that nobody can join; large work comes boxed here, too.
@@ -81,7 +82,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     {
         let progress = Arc::new(Progress::default());
         let work = begin(Publisher(Arc::clone(&progress)));
-        self.launch(Landing { table: None, progress, landed: None }, work)
+        self.launch(Landing { table: None, progress, is_over: false }, work)
     }
 
     fn launch<W>(&self, mut landing: Landing<T, I>, work: W) -> Ticket<T, I>
@@ -90,8 +91,8 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     {
         let ticket = Ticket::of(Role::Leader, &landing.progress);
         drop(self.shutdown.spawn(async move {
-            landing.landed = Some(work.await);
-            drop(landing);
+            let landed = work.await;
+            landing.land(landed).await;
         }));
         ticket
     }
@@ -126,13 +127,12 @@ pub struct Publisher<T, I>(Arc<Progress<T, I>>);
 impl<T, I> Publisher<T, I> {
     /// Tells whoever waits, and whoever will; past [`MOST_AHEAD`] nothing more.
     pub fn publish(&self, ahead: I) {
-        self.0.tell(|news| {
-            let room = news.ahead.len() < MOST_AHEAD;
-            if room {
-                news.ahead.push(ahead);
-            }
-            room
-        });
+        let mut news = self.0.news.lock();
+        if news.ahead.len() < MOST_AHEAD {
+            news.ahead.push(ahead);
+            drop(news);
+            self.0.told.notify_waiters();
+        }
     }
 
     /// Resolves once nobody waits any more. Who can be joined may get company again after that.
@@ -252,16 +252,6 @@ struct News<T, I> {
     ended: Option<Ended<T>>,
 }
 
-impl<T, I> Progress<T, I> {
-    /// Wakes whoever waits, if `tell` says that it told something.
-    fn tell(&self, tell: impl FnOnce(&mut News<T, I>) -> bool) {
-        let told = tell(&mut self.news.lock());
-        if told {
-            self.told.notify_waiters();
-        }
-    }
-}
-
 impl<T, I> Default for Progress<T, I> {
     fn default() -> Self {
         Self {
@@ -278,11 +268,24 @@ struct Landing<T, I> {
     /// Where it can be joined, if it can.
     table: Option<(Arc<Table<T, I>>, Place)>,
     progress: Arc<Progress<T, I>>,
-    landed: Option<T>,
+    is_over: bool,
 }
 
-impl<T, I> Drop for Landing<T, I> {
-    fn drop(&mut self) {
+impl<T, I> Landing<T, I> {
+    /// Ends it with a result, and lets those who were woken have their turn before more are. The last are woken by
+    /// the drop.
+    async fn land(&mut self, landed: T) {
+        self.end(Ended::Landed(landed));
+        let tickets = self.progress.tickets.load(Ordering::Acquire);
+        for _ in 0..tickets.saturating_sub(1) / TOGETHER {
+            for _ in 0..TOGETHER {
+                self.progress.told.notify_one();
+            }
+            yield_now().await;
+        }
+    }
+
+    fn end(&mut self, ended: Ended<T>) {
         if let Some((table, place)) = self.table.take() {
             let mut table = table.0.lock();
             // A successor of a newer generation may have taken the place.
@@ -295,20 +298,30 @@ impl<T, I> Drop for Landing<T, I> {
             drop(table);
             drop(removed);
         }
-        let ended = self.landed.take().map_or(Ended::Lost, Ended::Landed);
-        self.progress.tell(|news| {
-            news.ended = Some(ended);
-            true
-        });
+        self.progress.news.lock().ended = Some(ended);
+        self.is_over = true;
     }
 }
+
+impl<T, I> Drop for Landing<T, I> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.end(Ended::Lost);
+        }
+        self.progress.told.notify_waiters();
+    }
+}
+
+/// So many of those who wait for a flight are woken together. To wake 500 takes 0.1 ms, for which the first of them
+/// would wait, and what was touched to wake the last has left the first cache when his turn comes.
+const TOGETHER: usize = 32;
 
 /// Most that a flight publishes ahead of its result: an upstream that goes on and on fills no memory.
 const MOST_AHEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
 
     use tokio::sync::oneshot;
 
@@ -351,6 +364,57 @@ mod tests {
         }
         assert_eq!(fetches.load(Ordering::SeqCst), 1);
         assert!(flights.is_empty());
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_once_and_some_before_others() {
+        let flights = flights();
+        let (open, gate) = oneshot::channel::<()>();
+        let mut gate = Some(gate);
+        let mut joiners = Vec::new();
+        for _ in 0..=3 * TOGETHER {
+            let ticket = flights.join(key(), 0, |_| {
+                let gate = gate.take().unwrap();
+                (Stamp::default(), async {
+                    gate.await.unwrap_or(());
+                    42
+                })
+            });
+            let (mut waits, woken) = (Box::pin(landed(ticket)), Arc::<Woken>::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            joiners.push((waits, woken));
+        }
+        open.send(()).unwrap();
+        let mut steps = vec![0];
+        while *steps.last().unwrap() < joiners.len() {
+            yield_now().await;
+            let woken = joiners.iter().map(|(_, woken)| woken.0.load(Ordering::SeqCst));
+            assert!(woken.clone().all(|times| times <= 1));
+            steps.push(woken.sum());
+            steps.dedup();
+        }
+        assert_eq!(
+            steps,
+            [0, 1, 2, 3]
+                .map(|some| some * TOGETHER)
+                .iter()
+                .copied()
+                .chain([joiners.len()])
+                .collect::<Vec<_>>()
+        );
+        for (waits, _) in joiners {
+            assert_eq!(waits.await, Ended::Landed(42));
+        }
     }
 
     #[tokio::test]

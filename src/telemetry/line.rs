@@ -22,20 +22,41 @@ pub(crate) struct Line<'a, const JSON: bool>(&'a mut Vec<u8>);
 pub(crate) trait Name: Copy {
     /// The comma or space before a member, its name and what stands before its value.
     fn write<const JSON: bool>(self, out: &mut Vec<u8>);
+
+    /// The same, and the quote before a word.
+    fn open<const JSON: bool>(self, out: &mut Vec<u8>);
 }
 
-/// A name that every access line has: ready for both formats, since piece by piece a line's names cost as
+/// A name that every access line has: [`ready`] for both formats, since piece by piece a line's names cost as
 /// much as its values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready {
     pub(crate) json: &'static str,
+    pub(crate) json_word: &'static str,
     pub(crate) text: &'static str,
 }
+
+/// Makes a [`Ready`] of a name.
+macro_rules! ready {
+    ($name:literal) => {
+        $crate::telemetry::line::Ready {
+            json: concat!(",\"", $name, "\":"),
+            json_word: concat!(",\"", $name, "\":\""),
+            text: concat!(" ", $name, "="),
+        }
+    };
+}
+pub(crate) use ready;
 
 impl Name for Ready {
     #[inline]
     fn write<const JSON: bool>(self, out: &mut Vec<u8>) {
         out.extend_from_slice(if JSON { self.json } else { self.text }.as_bytes());
+    }
+
+    #[inline]
+    fn open<const JSON: bool>(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if JSON { self.json_word } else { self.text }.as_bytes());
     }
 }
 
@@ -47,6 +68,18 @@ impl Name for &str {
             out.extend_from_slice(part.as_bytes());
         }
     }
+
+    fn open<const JSON: bool>(self, out: &mut Vec<u8>) {
+        self.write::<JSON>(out);
+        out.extend_from_slice(if JSON { "\"" } else { "" }.as_bytes());
+    }
+}
+
+/// Whole members, in both formats.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Members {
+    pub(crate) json: &'static str,
+    pub(crate) text: &'static str,
 }
 
 impl<'a, const JSON: bool> Line<'a, JSON> {
@@ -61,8 +94,8 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
     }
 
     /// Whole members, as they are.
-    pub(crate) fn members(&mut self, ready: Ready) {
-        self.name(ready);
+    pub(crate) fn members(&mut self, members: Members) {
+        self.0.extend_from_slice(if JSON { members.json } else { members.text }.as_bytes());
     }
 
     /// A string.
@@ -82,9 +115,15 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
     }
 
     /// A whole number.
-    pub(crate) fn number(&mut self, name: impl Name, value: impl itoa::Integer) {
+    pub(crate) fn number(&mut self, name: impl Name, value: impl Into<u64>) {
         self.name(name);
-        self.integer(value);
+        self.integer(value.into());
+    }
+
+    /// A whole number that may be below zero.
+    pub(crate) fn signed(&mut self, name: impl Name, value: i64) {
+        self.name(name);
+        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// A duration in milliseconds, to the microsecond.
@@ -104,8 +143,7 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
 
     /// A word that needs no escape: a label of ours, a route's name.
     pub(crate) fn word(&mut self, name: impl Name, value: impl AsRef<[u8]>) {
-        self.name(name);
-        self.quote();
+        name.open::<JSON>(self.0);
         self.0.extend_from_slice(value.as_ref());
         self.quote();
     }
@@ -116,8 +154,7 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
             IpAddr::V4(v4) => v4,
             IpAddr::V6(v6) => return self.text(name, &v6.to_string()),
         };
-        self.name(name);
-        self.quote();
+        name.open::<JSON>(self.0);
         let [a, b, c, d] = v4.octets();
         octet(self.0, a);
         for next in [b, c, d] {
@@ -142,12 +179,15 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
         }
     }
 
-    fn integer(&mut self, value: impl itoa::Integer) {
-        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    fn integer(&mut self, value: u64) {
+        match u8::try_from(value) {
+            Ok(small) => octet(self.0, small),
+            Err(_) => self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
+        }
     }
 }
 
-/// A number below 256: where the length is known, writing is a store, and a line has four of them.
+/// A number below 256: where the length is known, writing is a store, and a line has six of them and more.
 fn octet(out: &mut Vec<u8>, value: u8) {
     let digit = |value: u8| b'0' + value % 10;
     match value {
@@ -347,6 +387,35 @@ mod tests {
         assert_eq!(shortened("short", 5), ("short", ""));
         let odd = format!("x{long}");
         assert_eq!(shortened(&odd, LONGEST).0.len(), LONGEST - 1);
+    }
+
+    #[test]
+    fn a_name_that_is_ready_is_written_as_any_other() {
+        fn members<const JSON: bool>(name: impl Name) -> String {
+            written(|out| {
+                let mut line = Line::<JSON>(out);
+                line.word(name, "w");
+                line.number(name, 1_u64);
+                line.text(name, "t");
+                line.address(name, IpAddr::V6(Ipv6Addr::LOCALHOST));
+                line.address(name, [192, 0, 2, 1].into());
+            })
+        }
+        assert_eq!(members::<true>(ready!("a_b")), members::<true>("a_b"));
+        assert_eq!(members::<false>(ready!("a_b")), members::<false>("a_b"));
+        assert!(members::<true>("a_b").starts_with(r#","a_b":"w","a_b":1,"a_b":"t","#));
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal_whatever_their_size() {
+        for value in [0, 9, 10, 99, 100, 255, 256, 1_234, u64::MAX] {
+            let shown = written(|out| Line::<false>(out).number("n", value));
+            assert_eq!(shown, format!(" n={value}"));
+        }
+        assert_eq!(
+            written(|out| Line::<true>(out).signed("n", i64::MIN)),
+            format!(r#","n":{}"#, i64::MIN)
+        );
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl<const JSON: bool> Visit for Fields<'_, '_, JSON> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.number(name(field), value);
+        self.0.signed(name(field), value);
     }
 
     /// An error with the chain of its sources.

@@ -176,7 +176,9 @@ impl Rare {
 impl<'a, B> Inbound<'a, &'a mut B> {
     /// What is left of a request beside its line.
     pub(super) fn new(line: &'a RequestLine, request: &'a mut Request<B>) -> Self {
-        let fields = take(request.headers_mut());
+        let mut fields = take(request.headers_mut());
+        // Now, and not when the answer is there for which others wait as well.
+        fields.reserve(USUAL_REPLY.saturating_sub(fields.len()));
         Self { line, fields, body: Mutex::new(Some(request.body_mut())) }
     }
 }
@@ -331,6 +333,9 @@ impl<B: Payload> Inbound<'_, B> {
         }
     }
 }
+
+/// Fields of a usual reply, which takes the memory of the request's.
+const USUAL_REPLY: usize = 12;
 
 /// 128 bits of chance in hexadecimal.
 fn new_id(dice: &Dice) -> [u8; 32] {

@@ -94,10 +94,8 @@ impl Composed {
         variant: Variant,
         kept: bool,
     ) -> Stored {
-        let hidden = RULING.iter().filter(|name| !self.shown.contains_key(*name));
-        let hidden = hidden
-            .flat_map(|name| self.ruling.get_all(name).iter().map(move |value| (name, value)));
-        let hidden = Fields::hidden(hidden);
+        let is_hidden = |name| RULING.contains(name) && !self.shown.contains_key(name);
+        let hidden = Fields::hidden(self.ruling.iter().filter(|(name, _)| is_hidden(*name)));
         if stamp.caller().is_some() {
             self.shown.insert(CACHE_CONTROL, cache_control(life, kept));
             // A client's own cache must not mix the answers to two of its tokens.

@@ -30,10 +30,17 @@ pub use self::outbox::{Postman, send_what_was_put_off};
 #[derive(Debug)]
 pub struct Socket {
     shared: Arc<Shared>,
-    /// Small writes go to the outbox of the thread, where it has one.
-    puts_off: bool,
+    puts_off: PutsOff,
     /// Whom [`Owed`] knows, so that it is looked into only when that is another one.
     task: Option<Waker>,
+}
+
+/// When small writes go to the outbox of the thread, where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PutsOff {
+    Never,
+    UnderLoad,
+    Always,
 }
 
 #[derive(Debug)]
@@ -59,7 +66,7 @@ struct Owed {
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
         let shared = Shared { stream, owes: AtomicBool::new(false), owed: Mutex::default() };
-        Self { shared: Arc::new(shared), puts_off: false, task: None }
+        Self { shared: Arc::new(shared), puts_off: PutsOff::Never, task: None }
     }
 }
 
@@ -68,7 +75,13 @@ impl Socket {
     /// kernel has room. A flush does not wait for them: where one could not be sent the task is woken, and a flush goes
     /// on with it. Who ends our side, or lets the socket go, sends them first.
     pub fn put_off_writes(&mut self) {
-        self.puts_off = true;
+        self.puts_off = PutsOff::Always;
+    }
+
+    /// The same, but only while the thread is busy; else they go out at once. For requests: whoever waits for an answer
+    /// waits for them, too.
+    pub fn put_off_writes_under_load(&mut self) {
+        self.puts_off = PutsOff::UnderLoad;
     }
 
     /// Has the close be a reset that drops what was not delivered.
@@ -92,14 +105,17 @@ impl Socket {
 
     /// Puts the write off, where that is possible.
     fn put_off(&mut self, cx: &Context<'_>, pieces: &[IoSlice<'_>]) -> bool {
-        if !self.puts_off || self.shared.owes.load(Relaxed) || !self.shared.has_room() {
+        if self.puts_off == PutsOff::Never
+            || self.shared.owes.load(Relaxed)
+            || !self.shared.has_room()
+        {
             return false;
         }
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
             self.shared.owed.lock().task.clone_from(&self.task);
         }
-        outbox::put(&self.shared, pieces)
+        outbox::put(&self.shared, pieces, self.puts_off == PutsOff::UnderLoad)
     }
 
     /// Writes now, so many bytes or a part of them, as soon as there is room: after all that was put off.
@@ -115,7 +131,7 @@ impl Socket {
 
     /// Ready once the kernel has all that was put off, or with the error that befell it.
     fn poll_caught_up(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.puts_off {
+        if self.puts_off != PutsOff::Never {
             send_what_was_put_off();
         }
         self.shared.poll_settled(cx)
@@ -216,7 +232,7 @@ impl Shared {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.puts_off {
+        if self.puts_off != PutsOff::Never {
             send_what_was_put_off();
         }
     }

@@ -57,9 +57,9 @@ pub fn send_what_was_put_off() {
     with(Outbox::empty);
 }
 
-/// Puts a write of `sender` into the outbox; whether there was one.
-pub(super) fn put(sender: &Arc<Shared>, pieces: &[IoSlice<'_>]) -> bool {
-    with(|outbox| outbox.put(sender, pieces)) == Some(true)
+/// Puts a write of `sender` into the outbox, if need be only while the thread is busy; whether that was done.
+pub(super) fn put(sender: &Arc<Shared>, pieces: &[IoSlice<'_>], only_under_load: bool) -> bool {
+    with(|outbox| outbox.put(sender, pieces, only_under_load)) == Some(true)
 }
 
 /// `None` = the thread is at its end.
@@ -75,14 +75,22 @@ struct Outbox {
     writes: Vec<(Arc<Shared>, Range<usize>)>,
     /// Connections whose writes make it full, until the postman's next turn.
     room: usize,
-    /// Those that have put in something since his last.
+    /// Those that have put in something since his last, or would have under load.
     count: usize,
     postman: Option<Waker>,
 }
 
 impl Outbox {
-    fn put(&mut self, sender: &Arc<Shared>, pieces: &[IoSlice<'_>]) -> bool {
+    fn put(&mut self, sender: &Arc<Shared>, pieces: &[IoSlice<'_>], only_under_load: bool) -> bool {
         let Some(postman) = &self.postman else { return false };
+        if only_under_load && self.room < MOST {
+            // It tells all the same how busy the thread is.
+            if self.count == 0 {
+                postman.wake_by_ref();
+            }
+            self.count += 1;
+            return false;
+        }
         let (start, length) =
             (self.bytes.len(), pieces.iter().map(|piece| piece.len()).sum::<usize>());
         match self.writes.last_mut() {
@@ -161,7 +169,7 @@ mod tests {
 
     use tokio::io::AsyncWrite as _;
 
-    use super::super::Socket;
+    use super::super::{PutsOff, Socket};
     use super::*;
 
     /// A connection that puts off, and its peer, which reads what is there.
@@ -276,9 +284,31 @@ mod tests {
     async fn who_does_not_put_off_does_not_wait_for_who_does() {
         let bench = Bench::new();
         let (mut socket, mut far) = pair().await;
-        socket.puts_off = false;
+        socket.puts_off = PutsOff::Never;
         bench.write(&mut socket, b"a");
         assert_eq!(what_came(&mut far), b"a");
+    }
+
+    #[tokio::test]
+    async fn who_puts_off_under_load_alone_is_sent_at_once_until_many_were_in_one_turn() {
+        let mut bench = Bench::new();
+        let (mut socket, mut far) = pair().await;
+        socket.put_off_writes_under_load();
+        for many in [MANY - 1, MANY] {
+            for _ in 0..many {
+                bench.write(&mut socket, b"a");
+                assert_eq!(what_came(&mut far), b"a");
+            }
+            bench.turn();
+        }
+        // The first of a turn had him called.
+        assert_eq!(bench.postman_woken.0.load(Relaxed), 2);
+        bench.write(&mut socket, b"b");
+        assert_eq!(what_came(&mut far), b"");
+        bench.turn();
+        assert_eq!(what_came(&mut far), b"b");
+        bench.write(&mut socket, b"c");
+        assert_eq!(what_came(&mut far), b"c");
     }
 
     /// Writes of one byte by as many connections after which the first has gone out; at most so many.

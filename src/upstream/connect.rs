@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
@@ -225,10 +226,16 @@ impl Service<Uri> for Tcp {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        let is_plain = uri.scheme() == Some(&Scheme::HTTP);
         let connecting = self.0.call(uri);
         Box::pin(async move {
             let stream = connecting.await.map_err(ConnectError::from_tcp)?;
-            Ok(TokioIo::new(Socket::from(stream.into_inner())))
+            let mut socket = Socket::from(stream.into_inner());
+            if is_plain {
+                // A sidecar or a mesh, on this machine or near it: woken once for many of them.
+                socket.put_off_writes_under_load();
+            }
+            Ok(TokioIo::new(socket))
         })
     }
 }

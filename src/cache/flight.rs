@@ -165,7 +165,10 @@ impl<T: Clone, I: Clone> Ticket<T, I> {
     /// Waits for the flight to end, at most `patience`; `ahead` hears what comes before that.
     pub async fn landed(self, patience: Duration, ahead: impl FnMut(I)) -> Ended<T> {
         let ended = tokio::time::timeout(patience, self.follow(ahead)).await;
-        ended.unwrap_or(Ended::TimedOut)
+        ended.unwrap_or_else(|_elapsed| {
+            // It may have landed and the turn to be woken not have come.
+            self.progress.news.lock().ended.clone().unwrap_or(Ended::TimedOut)
+        })
     }
 
     async fn follow(&self, mut ahead: impl FnMut(I)) -> Ended<T> {
@@ -313,7 +316,7 @@ impl<T, I> Drop for Landing<T, I> {
 }
 
 /// So many of those who wait for a flight are woken together. To wake 500 takes 0.1 ms, for which the first of them
-/// would wait, and what was touched to wake the last has left the first cache when his turn comes.
+/// would wait, and what was touched to wake the last has left the first-level cache when his turn comes.
 const TOGETHER: usize = 32;
 
 /// Most that a flight publishes ahead of its result: an upstream that goes on and on fills no memory.
@@ -321,7 +324,7 @@ const MOST_AHEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Wake, Waker};
+    use std::task::{Context, Poll, Wake, Waker};
 
     use tokio::sync::oneshot;
 
@@ -415,6 +418,39 @@ mod tests {
         for (waits, _) in joiners {
             assert_eq!(waits.await, Ended::Landed(42));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_landed_reaches_who_was_still_to_be_woken_when_his_patience_ended() {
+        let flights = flights();
+        let (open, gate) = oneshot::channel::<()>();
+        let mut gate = Some(gate);
+        let (mut joiners, patience) = (Vec::new(), Duration::from_secs(1));
+        for _ in 0..10 * TOGETHER {
+            let ticket = flights.join(key(), 0, |_| {
+                let gate = gate.take().unwrap();
+                (Stamp::default(), async {
+                    gate.await.unwrap();
+                    42
+                })
+            });
+            let (mut waits, woken) =
+                (Box::pin(ticket.landed(patience, |_| {})), Arc::<Woken>::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            joiners.push((waits, woken));
+        }
+        open.send(()).unwrap();
+        while joiners[0].1.0.load(Ordering::SeqCst) == 0 {
+            yield_now().await;
+        }
+        tokio::time::advance(patience).await;
+        // By its patience, not by the flight.
+        let (mut last, woken) = joiners.pop().unwrap();
+        assert!(flights.is_empty() && woken.0.load(Ordering::SeqCst) <= 1);
+        let waker = Waker::from(woken);
+        let ended = last.as_mut().poll(&mut Context::from_waker(&waker));
+        assert_eq!(ended, Poll::Ready(Ended::Landed(42)));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::{Masker, value};
 impl Masker {
     /// A request target with its secrets masked, for logs.
     pub fn target<'a>(&self, target: &'a str) -> Cow<'a, str> {
-        // As most: a key has an underscore, and a parameter stands behind a question mark.
+        // As most: a key has an underscore, if only an escaped one, and a parameter stands behind a question mark.
         if memchr::memchr3(b'_', b'%', b'?', target.as_bytes()).is_none() {
             return Cow::Borrowed(target);
         }

@@ -46,6 +46,8 @@ enum PutsOff {
 #[derive(Debug)]
 struct Shared {
     stream: TcpStream,
+    /// Something of it is in the outbox.
+    waits: AtomicBool,
     /// There is something in `owed`.
     owes: AtomicBool,
     owed: Mutex<Owed>,
@@ -65,7 +67,8 @@ struct Owed {
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        let shared = Shared { stream, owes: AtomicBool::new(false), owed: Mutex::default() };
+        let (waits, owes) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Shared { stream, waits, owes, owed: Mutex::default() };
         Self { shared: Arc::new(shared), puts_off: PutsOff::Never, task: None }
     }
 }
@@ -78,8 +81,8 @@ impl Socket {
         self.puts_off = PutsOff::Always;
     }
 
-    /// The same, but only while the thread is busy; else they go out at once. For requests: whoever waits for an answer
-    /// waits for them, too.
+    /// The same, but only while the thread is busy, as far as its last turn with a write tells; else they go out at
+    /// once. For requests to an upstream: many may wait for the answer to one.
     pub fn put_off_writes_under_load(&mut self) {
         self.puts_off = PutsOff::UnderLoad;
     }
@@ -129,11 +132,14 @@ impl Socket {
         self.shared.poll_writing(cx, length, write)
     }
 
+    fn poll_sending(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let write = || Ok(send(&self.shared.stream, bytes, SendFlags::NOSIGNAL)?);
+        self.poll_writing(cx, bytes.len(), write)
+    }
+
     /// Ready once the kernel has all that was put off, or with the error that befell it.
     fn poll_caught_up(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        if self.puts_off != PutsOff::Never {
-            send_what_was_put_off();
-        }
+        self.shared.catch_up();
         self.shared.poll_settled(cx)
     }
 }
@@ -179,8 +185,16 @@ impl Shared {
         self.stream.try_io(Interest::WRITABLE, || Ok(())).is_ok()
     }
 
+    /// Sends what it has in the outbox, if anything.
+    fn catch_up(&self) {
+        if self.waits.load(Relaxed) {
+            send_what_was_put_off();
+        }
+    }
+
     /// Sends what was put off; what can't be is owed.
     fn send(&self, bytes: &[u8]) {
+        self.waits.store(false, Relaxed);
         let sent = if self.owes.load(Relaxed) {
             Ok(0)
         } else {
@@ -232,9 +246,7 @@ impl Shared {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.puts_off != PutsOff::Never {
-            send_what_was_put_off();
-        }
+        self.shared.catch_up();
     }
 }
 
@@ -245,7 +257,7 @@ pub struct Watch(Arc<Shared>);
 impl Watch {
     /// Whether all that was written is the kernel's; sends first what was put off.
     pub fn is_settled(&self) -> bool {
-        send_what_was_put_off();
+        self.0.catch_up();
         !self.0.owes.load(Relaxed)
     }
 
@@ -312,8 +324,7 @@ impl AsyncWrite for Socket {
         if bytes.len() <= SMALL && self.put_off(cx, &[IoSlice::new(bytes)]) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let write = || Ok(send(&self.shared.stream, bytes, SendFlags::NOSIGNAL)?);
-        self.poll_writing(cx, bytes.len(), write)
+        self.poll_sending(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -330,7 +341,7 @@ impl AsyncWrite for Socket {
                 for buffer in several {
                     piece.extend_from_slice(buffer);
                 }
-                self.poll_write(cx, piece)
+                self.poll_sending(cx, piece)
             }),
             several => {
                 let write = || Ok(writev(&self.shared.stream, several)?);

@@ -17,6 +17,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use super::{SMALL, Shared};
@@ -57,7 +58,7 @@ pub fn send_what_was_put_off() {
     with(Outbox::empty);
 }
 
-/// Puts a write of `sender` into the outbox, if need be only while the thread is busy; whether that was done.
+/// Puts a write of `sender` into the outbox, if `only_under_load` only while the thread is busy; whether that was done.
 pub(super) fn put(sender: &Arc<Shared>, pieces: &[IoSlice<'_>], only_under_load: bool) -> bool {
     with(|outbox| outbox.put(sender, pieces, only_under_load)) == Some(true)
 }
@@ -75,7 +76,7 @@ struct Outbox {
     writes: Vec<(Arc<Shared>, Range<usize>)>,
     /// Connections whose writes make it full, until the postman's next turn.
     room: usize,
-    /// Those that have put in something since his last, or would have under load.
+    /// Writes since his last that made room for one more connection, and those that are put off only under load.
     count: usize,
     postman: Option<Waker>,
 }
@@ -106,6 +107,7 @@ impl Outbox {
                 if last.is_none() {
                     postman.wake_by_ref();
                 }
+                sender.waits.store(true, Relaxed);
                 self.writes.push((Arc::clone(sender), start..start + length));
                 self.count += 1;
             }
@@ -294,10 +296,12 @@ mod tests {
         let mut bench = Bench::new();
         let (mut socket, mut far) = pair().await;
         socket.put_off_writes_under_load();
+        let pieces = [IoSlice::new(b"a"), IoSlice::new(b"b")];
         for many in [MANY - 1, MANY] {
             for _ in 0..many {
-                bench.write(&mut socket, b"a");
-                assert_eq!(what_came(&mut far), b"a");
+                let wrote = poll_fn(|cx| Pin::new(&mut socket).poll_write_vectored(cx, &pieces));
+                assert_eq!(wrote.await.unwrap(), 2);
+                assert_eq!(what_came(&mut far), b"ab");
             }
             bench.turn();
         }
@@ -309,6 +313,22 @@ mod tests {
         assert_eq!(what_came(&mut far), b"b");
         bench.write(&mut socket, b"c");
         assert_eq!(what_came(&mut far), b"c");
+    }
+
+    #[tokio::test]
+    async fn who_is_sent_at_once_leaves_what_others_have_put_off() {
+        let mut bench = Bench::new();
+        let ((mut one, mut of_one), (mut two, mut of_two)) = (pair().await, pair().await);
+        bench.write(&mut one, b"a");
+        bench.write(&mut two, &[b'b'; SMALL + 1]);
+        assert_eq!(what_came(&mut of_two), [b'b'; SMALL + 1]);
+        two.put_off_writes_under_load();
+        bench.write(&mut two, b"c");
+        assert_eq!(what_came(&mut of_two), b"c");
+        drop(two);
+        assert_eq!(what_came(&mut of_one), b"");
+        bench.turn();
+        assert_eq!(what_came(&mut of_one), b"a");
     }
 
     /// Writes of one byte by as many connections after which the first has gone out; at most so many.

@@ -163,6 +163,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
     #[test]
     fn what_every_line_begins_with_is_its_level_and_its_log() {
         fn begun<const JSON: bool>(write: fn(&mut Line<'_, JSON>)) -> String {

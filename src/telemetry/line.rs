@@ -187,7 +187,7 @@ impl<'a, const JSON: bool> Line<'a, JSON> {
     }
 }
 
-/// A number below 256: where the length is known, writing is a store, and a line has six of them and more.
+/// A number below 256: where the length is known, writing is a store, and a line has six or more of them.
 fn octet(out: &mut Vec<u8>, value: u8) {
     let digit = |value: u8| b'0' + value % 10;
     match value {

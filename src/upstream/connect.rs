@@ -232,7 +232,7 @@ impl Service<Uri> for Tcp {
             let stream = connecting.await.map_err(ConnectError::from_tcp)?;
             let mut socket = Socket::from(stream.into_inner());
             if is_plain {
-                // A sidecar or a mesh, on this machine or near it: woken once for many of them.
+                // A sidecar, say, which is woken once for many requests then. Below TLS a record costs more than that.
                 socket.put_off_writes_under_load();
             }
             Ok(TokioIo::new(socket))

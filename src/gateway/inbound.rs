@@ -176,9 +176,7 @@ impl Rare {
 impl<'a, B> Inbound<'a, &'a mut B> {
     /// What is left of a request beside its line.
     pub(super) fn new(line: &'a RequestLine, request: &'a mut Request<B>) -> Self {
-        let mut fields = take(request.headers_mut());
-        // Now, and not when the answer is there for which others wait as well.
-        fields.reserve(USUAL_REPLY.saturating_sub(fields.len()));
+        let fields = take(request.headers_mut());
         Self { line, fields, body: Mutex::new(Some(request.body_mut())) }
     }
 }
@@ -333,9 +331,6 @@ impl<B: Payload> Inbound<'_, B> {
         }
     }
 }
-
-/// Fields of a usual reply, which takes the memory of the request's.
-const USUAL_REPLY: usize = 12;
 
 /// 128 bits of chance in hexadecimal.
 fn new_id(dice: &Dice) -> [u8; 32] {

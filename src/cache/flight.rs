@@ -72,7 +72,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
         let here = Some((Arc::clone(&self.table), place.key().clone()));
         place.insert_entry(Flight { stamp, progress: Arc::clone(&progress) });
         drop(table);
-        self.launch(Landing { table: here, progress, is_over: false }, work)
+        self.launch(Landing { table: here, progress }, work)
     }
 
     /// Begins a flight that nobody can join; large work comes boxed here, too.
@@ -82,7 +82,7 @@ impl<T: Clone + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Flights
     {
         let progress = Arc::new(Progress::default());
         let work = begin(Publisher(Arc::clone(&progress)));
-        self.launch(Landing { table: None, progress, is_over: false }, work)
+        self.launch(Landing { table: None, progress }, work)
     }
 
     fn launch<W>(&self, mut landing: Landing<T, I>, work: W) -> Ticket<T, I>
@@ -271,7 +271,6 @@ struct Landing<T, I> {
     /// Where it can be joined, if it can.
     table: Option<(Arc<Table<T, I>>, Place)>,
     progress: Arc<Progress<T, I>>,
-    is_over: bool,
 }
 
 impl<T, I> Landing<T, I> {
@@ -288,6 +287,7 @@ impl<T, I> Landing<T, I> {
         }
     }
 
+    /// Ends it so, if it has not ended yet.
     fn end(&mut self, ended: Ended<T>) {
         if let Some((table, place)) = self.table.take() {
             let mut table = table.0.lock();
@@ -301,16 +301,13 @@ impl<T, I> Landing<T, I> {
             drop(table);
             drop(removed);
         }
-        self.progress.news.lock().ended = Some(ended);
-        self.is_over = true;
+        self.progress.news.lock().ended.get_or_insert(ended);
     }
 }
 
 impl<T, I> Drop for Landing<T, I> {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.end(Ended::Lost);
-        }
+        self.end(Ended::Lost);
         self.progress.told.notify_waiters();
     }
 }
@@ -324,6 +321,7 @@ const MOST_AHEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::task::{Context, Poll, Wake, Waker};
 
     use tokio::sync::oneshot;
@@ -341,8 +339,10 @@ mod tests {
     }
 
     async fn landed(ticket: Ticket<u32, u8>) -> Ended<u32> {
-        ticket.landed(Duration::from_mins(1), |_| {}).await
+        ticket.landed(PATIENCE, |_| {}).await
     }
+
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn a_hundred_joiners_cost_one_fetch() {
@@ -378,26 +378,30 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_waits_is_woken_once_and_some_before_others() {
-        let flights = flights();
-        let (open, gate) = oneshot::channel::<()>();
+    type Waiting = (Pin<Box<dyn Future<Output = Ended<u32>>>>, Arc<Woken>);
+
+    /// So many who wait for one flight, and what ends it.
+    fn waiting(flights: &Flights<u32, u8>, many: usize) -> (oneshot::Sender<u32>, Vec<Waiting>) {
+        let (open, gate) = oneshot::channel();
         let mut gate = Some(gate);
-        let mut joiners = Vec::new();
-        for _ in 0..=3 * TOGETHER {
+        let waiting = (0..many).map(|_| {
             let ticket = flights.join(key(), 0, |_| {
                 let gate = gate.take().unwrap();
-                (Stamp::default(), async {
-                    gate.await.unwrap_or(());
-                    42
-                })
+                (Stamp::default(), async { gate.await.unwrap() })
             });
             let (mut waits, woken) = (Box::pin(landed(ticket)), Arc::<Woken>::default());
             let waker = Waker::from(Arc::clone(&woken));
             assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            joiners.push((waits, woken));
-        }
-        open.send(()).unwrap();
+            (waits as _, woken)
+        });
+        (open, waiting.collect())
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_once_and_some_before_others() {
+        let flights = flights();
+        let (open, joiners) = waiting(&flights, 3 * TOGETHER + 1);
+        open.send(42).unwrap();
         let mut steps = vec![0];
         while *steps.last().unwrap() < joiners.len() {
             yield_now().await;
@@ -406,15 +410,7 @@ mod tests {
             steps.push(woken.sum());
             steps.dedup();
         }
-        assert_eq!(
-            steps,
-            [0, 1, 2, 3]
-                .map(|some| some * TOGETHER)
-                .iter()
-                .copied()
-                .chain([joiners.len()])
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(steps, [0, TOGETHER, 2 * TOGETHER, 3 * TOGETHER, joiners.len()]);
         for (waits, _) in joiners {
             assert_eq!(waits.await, Ended::Landed(42));
         }
@@ -423,28 +419,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_landed_reaches_who_was_still_to_be_woken_when_his_patience_ended() {
         let flights = flights();
-        let (open, gate) = oneshot::channel::<()>();
-        let mut gate = Some(gate);
-        let (mut joiners, patience) = (Vec::new(), Duration::from_secs(1));
-        for _ in 0..10 * TOGETHER {
-            let ticket = flights.join(key(), 0, |_| {
-                let gate = gate.take().unwrap();
-                (Stamp::default(), async {
-                    gate.await.unwrap();
-                    42
-                })
-            });
-            let (mut waits, woken) =
-                (Box::pin(ticket.landed(patience, |_| {})), Arc::<Woken>::default());
-            let waker = Waker::from(Arc::clone(&woken));
-            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            joiners.push((waits, woken));
-        }
-        open.send(()).unwrap();
+        let (open, mut joiners) = waiting(&flights, 10 * TOGETHER);
+        open.send(42).unwrap();
         while joiners[0].1.0.load(Ordering::SeqCst) == 0 {
             yield_now().await;
         }
-        tokio::time::advance(patience).await;
+        tokio::time::advance(PATIENCE).await;
         // By its patience, not by the flight.
         let (mut last, woken) = joiners.pop().unwrap();
         assert!(flights.is_empty() && woken.0.load(Ordering::SeqCst) <= 1);
